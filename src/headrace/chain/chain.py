@@ -1,0 +1,56 @@
+"""The chain: a model as an ordered row of layers, known without a device."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One link of the chain; cuts lie between layers.
+
+    Attributes:
+        name: ``embedding``, ``layers.0`` … ``layers.N-1`` or ``head``.
+        kind: Layers of one kind have the same structure, so the same cost.
+        num_parameters: Parameters that this layer owns (a tied head owns none of its own).
+        parameter_names: Their global names, as in the unsplit model, in its order.
+        forward_flops_per_token: Multiplications and additions of the matrix products, attention scores apart.
+        attention_width: Heads x head size of the layer's attention (0 where there is none); the scores and
+            their use cost ``4 x attention_width x context`` FLOPs a token.
+    """
+
+    name: str
+    kind: str
+    num_parameters: int
+    parameter_names: tuple[str, ...]
+    forward_flops_per_token: float
+    attention_width: int
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A model that can be cut.
+
+    Attributes:
+        model_type: The type that transformers gives it, such as ``llama``.
+        layers: Embedding first, then the transformer layers, then the head with its norm and loss.
+        hidden_size: Width of the hidden state, which alone crosses a cut.
+        vocab_size: Rows of the embedding.
+        tied: Pairs of global names ``(copy, owner)`` that are one parameter.
+        dtype_bytes: Bytes of one parameter.
+    """
+
+    model_type: str
+    layers: tuple[Layer, ...]
+    hidden_size: int
+    vocab_size: int
+    tied: tuple[tuple[str, str], ...]
+    dtype_bytes: int
+
+    @property
+    def num_transformer_layers(self) -> int:
+        """Layers between embedding and head; a pipeline has at most as many stages."""
+        return len(self.layers) - 2
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters, tied ones once."""
+        return sum(layer.num_parameters for layer in self.layers)

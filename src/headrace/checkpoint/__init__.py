@@ -1,0 +1,1 @@
+"""Saving, resuming on any layout, exporting."""

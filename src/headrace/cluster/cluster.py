@@ -1,0 +1,38 @@
+"""The cluster: devices and the links between them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Device:
+    """One place where a rank runs.
+
+    Attributes:
+        name: Such as ``cpu`` or ``NVIDIA A100-SXM4-80GB``.
+        kind: ``cpu`` or ``cuda``.
+        memory_bytes: What a rank may use.
+        flops_per_s: Dense matrix products at the model's precision, as reached, not as advertised.
+        memory_bytes_per_s: Memory bandwidth.
+    """
+
+    name: str
+    kind: str
+    memory_bytes: int
+    flops_per_s: float
+    memory_bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Link:
+    """How two neighbouring ranks talk: ``latency_s + bytes / bytes_per_s``."""
+
+    latency_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The devices that a job may use, in rank order, and the link between neighbours."""
+
+    devices: tuple[Device, ...]
+    link: Link

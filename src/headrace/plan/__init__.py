@@ -1,0 +1,1 @@
+"""Layout, partition and the explanation."""

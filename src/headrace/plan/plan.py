@@ -1,0 +1,100 @@
+"""The plan: layout, schedule and what they should give, with the reasons."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which layers each stage holds, and which rank holds each stage.
+
+    Attributes:
+        dp, pp, tp: Sizes of the mesh.
+        chunks: Stages on each rank.
+        bounds: Stage ``s`` holds the chain's layers ``bounds[s] … bounds[s + 1] - 1``.
+        placement: ``placement[stage]`` is the pipeline rank that holds the stage.
+    """
+
+    dp: int
+    pp: int
+    tp: int
+    chunks: int
+    bounds: tuple[int, ...]
+    placement: tuple[int, ...]
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of one pipeline."""
+        return len(self.bounds) - 1
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes that the layout needs."""
+        return self.dp * self.pp * self.tp
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the plan should give when it runs; lists have one entry a pipeline rank.
+
+    Attributes:
+        step_s: Seconds of one optimizer step.
+        idle_share: Share of all ranks' time in which they do not compute, 0 to 1.
+        tokens_per_s: Over the whole job.
+        parameter_bytes, gradient_bytes, optimizer_bytes, activation_bytes: At the peak of the step.
+        messages: Messages between stages in one step.
+        message_bytes: Their bytes.
+    """
+
+    step_s: float
+    idle_share: float
+    tokens_per_s: float
+    parameter_bytes: tuple[int, ...]
+    gradient_bytes: tuple[int, ...]
+    optimizer_bytes: tuple[int, ...]
+    activation_bytes: tuple[int, ...]
+    messages: int
+    message_bytes: int
+
+    def memory_bytes(self, rank: int) -> int:
+        """All that pipeline rank ``rank`` holds at its peak."""
+        parts = (self.parameter_bytes, self.gradient_bytes, self.optimizer_bytes, self.activation_bytes)
+        return sum(part[rank] for part in parts)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the engine needs to run, and why it is so.
+
+    Attributes:
+        layout: The cut.
+        schedule: Name of the schedule's family.
+        microbatches: Micro-batches of one step on each data-parallel copy.
+        microbatch_size: Rows of a full micro-batch (the last ones of an uneven batch hold one less).
+        recompute: ``none`` or ``full``.
+        prediction: What should come out; None where nothing was priced.
+        reasons: Sentences for a person, most important first.
+        costs_source: ``measured`` or ``analytic``.
+    """
+
+    layout: Layout
+    schedule: str
+    microbatches: int
+    microbatch_size: int
+    recompute: str = "none"
+    prediction: Prediction | None = None
+    reasons: tuple[str, ...] = field(default=())
+    costs_source: str = "analytic"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Plan":
+        """The inverse of `to_json`."""
+        tuples = {k: {n: tuple(v) if isinstance(v, list) else v for n, v in (data[k] or {}).items()}
+                  for k in ("layout", "prediction")}
+        prediction = Prediction(**tuples["prediction"]) if data["prediction"] else None
+        rest = {k: v for k, v in data.items() if k not in ("layout", "prediction", "reasons")}
+        return cls(layout=Layout(**tuples["layout"]), prediction=prediction, reasons=tuple(data["reasons"]), **rest)

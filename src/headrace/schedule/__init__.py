@@ -1,0 +1,1 @@
+"""Orders of ops, one short file a family, and the checker that proves them."""

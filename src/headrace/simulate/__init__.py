@@ -1,0 +1,1 @@
+"""Schedule and costs to timeline, memory and traffic."""

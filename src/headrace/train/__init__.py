@@ -1,0 +1,1 @@
+"""The job: configuration, data, loop, metrics."""

@@ -1,0 +1,1 @@
+"""Timelines and runs as pictures, pages and trace files."""
