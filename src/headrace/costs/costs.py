@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class StageCosts:
 
 def stage_costs(costs: Costs, bounds: Sequence[int]) -> StageCosts:
     """Adds layers up to stages. Stage ``s`` holds layers ``bounds[s] … bounds[s + 1] - 1``."""
-    groups = [costs.layers[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    groups = [costs.layers[a:b] for a, b in pairwise(bounds)]
     return StageCosts(
         f_s=tuple(costs.stage_f_s + sum(layer.f_s for layer in group) for group in groups),
         i_s=tuple(costs.stage_i_s + sum(layer.i_s for layer in group) for group in groups),

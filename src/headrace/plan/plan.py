@@ -93,8 +93,11 @@ class Plan:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Plan":
         """The inverse of `to_json`."""
-        tuples = {k: {n: tuple(v) if isinstance(v, list) else v for n, v in (data[k] or {}).items()}
-                  for k in ("layout", "prediction")}
-        prediction = Prediction(**tuples["prediction"]) if data["prediction"] else None
-        rest = {k: v for k, v in data.items() if k not in ("layout", "prediction", "reasons")}
-        return cls(layout=Layout(**tuples["layout"]), prediction=prediction, reasons=tuple(data["reasons"]), **rest)
+        layout = Layout(**_with_tuples(data["layout"]))
+        prediction = Prediction(**_with_tuples(data["prediction"])) if data["prediction"] else None
+        return cls(**(data | {"layout": layout, "prediction": prediction, "reasons": tuple(data["reasons"])}))
+
+
+def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:
+    """JSON has only lists where our dataclasses hold tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
