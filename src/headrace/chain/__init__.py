@@ -1,1 +1,8 @@
-"""Hugging Face models as chains of layers."""
+"""Hugging Face models as chains of layers.
+
+`Chain` and `Layer` are plain data; `headrace.chain.build`, `.part` and `.check` need torch and are imported by path.
+"""
+
+from headrace.chain.chain import Chain, Layer
+
+__all__ = ["Chain", "Layer"]

@@ -1,0 +1,137 @@
+"""Where a transformers model may be cut: everything that knows the insides of its classes lives here and in `part`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from headrace.chain.small import small_config
+from headrace.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What the split must know of one model.
+
+    Attributes:
+        layers_path: Global name of the list of transformer layers, such as ``model.layers``.
+        num_layers: Its length.
+        embedding_modules: Names of the modules outside the list that run before its first layer and own parameters.
+        layer_returns_tuple: Whether the model takes the hidden state out of a tuple that its layers return.
+        tied: Pairs ``(copy, owner)`` of global names that are one parameter.
+        parameter_names: Global names in the model's own order, tied copies left out.
+    """
+
+    layers_path: str
+    num_layers: int
+    embedding_modules: frozenset[str]
+    layer_returns_tuple: bool
+    tied: tuple[tuple[str, str], ...]
+    parameter_names: tuple[str, ...]
+
+    def layer_of(self, parameter: str) -> int:
+        """Index in the chain (0 embedding, then the layers, then the head) of the layer that ``parameter`` is in."""
+        if parameter.startswith(self.layers_path + "."):
+            return 1 + int(parameter[len(self.layers_path) + 1 :].split(".", 1)[0])
+        owner = parameter.rpartition(".")[0]
+        inside = any(owner == name or owner.startswith(name + ".") for name in self.embedding_modules)
+        return 0 if inside else self.num_layers + 1
+
+
+def meta_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The whole model on the meta device: structure and shapes, not one byte of weights."""
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise RequestError(
+            f"{config.model_type} is not a causal language model that transformers knows; "
+            "choose a type with a *ForCausalLM class, such as llama"
+        ) from None
+    return model
+
+
+def find_anatomy(model: PreTrainedModel) -> Anatomy:
+    """Finds the layers of a meta model, and what runs before them by running the beginning of a small sibling.
+
+    Raises:
+        RequestError: The model is no single row of layers between an embedding and a head.
+    """
+    name = model.config.model_type
+    path, layers = _layer_list(model)
+    with torch.random.fork_rng(devices=[]):
+        small = AutoModelForCausalLM.from_config(small_config(model.config))
+    embedding_modules, returns_tuple = _run_beginning(small, _layer_list(small)[1])
+    owners = {id(p): n for n, p in model.named_parameters()}
+    tied = tuple((n, owners[id(p)]) for n, p in model.named_parameters(remove_duplicate=False) if owners[id(p)] != n)
+    anatomy = Anatomy(path, len(layers), embedding_modules, returns_tuple, tied, tuple(owners.values()))
+    for copy, owner in tied:
+        if {anatomy.layer_of(copy), anatomy.layer_of(owner)} != {0, len(layers) + 1}:
+            raise RequestError(f"{name} shares {owner} with {copy}; only embedding and head may share a weight")
+    return anatomy
+
+
+def _layer_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    found = [(n, m) for n, m in model.base_model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    outer = [(n, m) for n, m in found if not any(n.startswith(other + ".") for other, _ in found)]
+    if len(outer) != 1:
+        raise RequestError(
+            f"{model.config.model_type} is not supported: {len(outer)} lists of {count} layers were found "
+            "where exactly one is needed"
+        )
+    name, layers = outer[0]
+    prefix = "" if model.base_model is model else model.base_model_prefix + "."
+    return prefix + name, layers
+
+
+class _StopHereError(Exception):
+    """Ends the run of a model's beginning."""
+
+
+class _FirstLayer(nn.Module):
+    """Stands for layer 0 and answers with a tuple, so that what comes next shows whether the model unpacks it."""
+
+    reached = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any]:
+        self.reached = True
+        return (args[0] if args else kwargs["hidden_states"],)
+
+
+def _run_beginning(model: PreTrainedModel, layers: nn.ModuleList) -> tuple[frozenset[str], bool]:
+    first, real_first = _FirstLayer(), layers[0]
+    before: set[str] = set()
+    returns_tuple = True
+
+    def watch(name: str, module: nn.Module) -> list[Any]:
+        def entered(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            nonlocal returns_tuple
+            if first.reached:
+                value = args[0] if args else kwargs.get("hidden_states")
+                returns_tuple = not isinstance(value, tuple)
+                raise _StopHereError
+
+        def left(*_: Any) -> None:
+            if not first.reached and any(True for _ in module.parameters(recurse=False)):
+                before.add(name)
+
+        return [module.register_forward_pre_hook(entered, with_kwargs=True), module.register_forward_hook(left)]
+
+    layers[0] = first
+    hooks = [h for n, m in model.named_modules() if m is not first for h in watch(n, m)]
+    try:
+        model.base_model(input_ids=torch.ones(1, 2, dtype=torch.long), use_cache=False)
+    except _StopHereError:
+        pass
+    except Exception as error:
+        raise RequestError(f"{model.config.model_type} is not supported: its embedding part failed: {error}") from error
+    finally:
+        layers[0] = real_first
+        for hook in hooks:
+            hook.remove()
+    return frozenset(before), returns_tuple

@@ -1,0 +1,136 @@
+"""From a model's source to its chain, and to a part of it with weights."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from headrace.chain.anatomy import Anatomy, find_anatomy, meta_model
+from headrace.chain.chain import Chain, Layer
+from headrace.chain.part import Part
+from headrace.chain.weights import draw_weights, read_weights
+from headrace.errors import RequestError
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What a model is made from.
+
+    Attributes:
+        config: Its transformers configuration.
+        folder: Where its safetensors lie; None draws the weights from ``seed``.
+        dtype: Of parameters and activations.
+        seed: Of the start weights.
+    """
+
+    config: PretrainedConfig
+    folder: Path | None = None
+    dtype: torch.dtype = torch.float32
+    seed: int = field(default=0)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Where the model may be cut.
+
+        Raises:
+            RequestError: The type is not supported, with the reason.
+        """
+        _refuse_settings(self.config)
+        return find_anatomy(meta_model(self.config, self.dtype))
+
+    def chain(self) -> Chain:
+        """The model as a row of layers, found on the meta device."""
+        return describe(meta_model(self.config, self.dtype), self.anatomy)
+
+    def build(self, first: int, stop: int) -> Part:
+        """Layers ``first … stop - 1`` of the chain on the CPU, with weights; nothing else is ever held."""
+        part = Part(meta_model(self.config, self.dtype), self.anatomy, first, stop)
+        if self.folder is not None:
+            read_weights(part.model, self.anatomy, self.folder)
+        draw_weights(part.model, self.anatomy, self.seed)
+        part.model.train()
+        return part
+
+
+def named_config(model_type: str, **settings: Any) -> PretrainedConfig:
+    """The configuration of ``model_type`` with ``settings`` on top of its defaults.
+
+    Raises:
+        RequestError: Unknown type (names the nearest) or a setting that the class refuses.
+    """
+    from difflib import get_close_matches
+
+    from transformers import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        near = get_close_matches(model_type, list(CONFIG_MAPPING.keys()), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise RequestError(f"transformers knows no model type {model_type!r}{hint}")
+    try:
+        return AutoConfig.for_model(model_type, **settings)
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"the configuration of {model_type} was refused: {error}") from None
+
+
+def _refuse_settings(config: PretrainedConfig) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise RequestError(f"{config.model_type} is an encoder-decoder; only causal language models can be cut")
+    if getattr(config, "output_router_logits", False):
+        raise RequestError(
+            f"{config.model_type} with output_router_logits=true adds a loss of every layer, "
+            "which a cut model would leave out; set it to false"
+        )
+    if getattr(config, "layerdrop", 0):
+        raise RequestError(f"{config.model_type} with layerdrop={config.layerdrop} skips layers at random; set it to 0")
+
+
+def describe(model: PreTrainedModel, anatomy: Anatomy) -> Chain:
+    """The chain of a meta model."""
+    config = model.config.get_text_config(decoder=True)
+    names: list[list[str]] = [[] for _ in range(anatomy.num_layers + 2)]
+    for name in anatomy.parameter_names:
+        names[anatomy.layer_of(name)].append(name)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    layers = model.get_submodule(anatomy.layers_path)
+    assert isinstance(layers, nn.ModuleList)
+    types = getattr(config, "layer_types", None) or [""] * anatomy.num_layers
+    attention = _attention_width(config)
+
+    def layer(index: int, name: str, kind: str, flops: float, width: int) -> Layer:
+        own = tuple(names[index])
+        return Layer(name, kind, sum(parameters[n].numel() for n in own), own, flops, width)
+
+    row = [layer(0, "embedding", "embedding", 0.0, 0)]
+    for i, block in enumerate(layers):
+        shapes = [tuple(p.shape) for p in block.parameters()]
+        kind = f"{type(block).__name__} {types[i]} {hash(tuple(shapes)):x}"
+        row.append(layer(i + 1, f"layers.{i}", kind, _flops_per_token(block, config), attention))
+    head_flops = 2.0 * config.hidden_size * config.vocab_size
+    row.append(layer(anatomy.num_layers + 1, "head", "head", head_flops, 0))
+    dtype_bytes = torch.empty(0, dtype=model.dtype).element_size()
+    return Chain(config.model_type, tuple(row), config.hidden_size, config.vocab_size, anatomy.tied, dtype_bytes)
+
+
+def _attention_width(config: PretrainedConfig) -> int:
+    heads: int = config.num_attention_heads
+    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return heads * head_dim
+
+
+def _flops_per_token(block: nn.Module, config: PretrainedConfig) -> float:
+    """Two FLOPs for each weight of a matrix that a token meets; of fused experts only the active ones count."""
+    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
+    active = getattr(config, "num_experts_per_tok", None) or 1
+    flops = 0.0
+    for module in block.modules():
+        for parameter in module.parameters(recurse=False):
+            if isinstance(module, (nn.Linear, Conv1D)) and parameter.ndim == 2:
+                flops += 2.0 * parameter.numel()
+            elif parameter.ndim == 3 and parameter.shape[0] == experts:
+                flops += 2.0 * parameter.numel() * active / experts
+    return flops

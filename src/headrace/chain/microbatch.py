@@ -1,0 +1,32 @@
+"""One micro-batch: integers that every stage can read, since only the hidden state crosses a cut."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one step that run together.
+
+    Attributes:
+        input_ids: Token ids, ``[rows, length]``.
+        labels: The same tokens, or -100 where none is to be predicted, ``[rows, length]``; shifted by the loss.
+        num_valid_tokens: Labels of the **whole step** that count; each micro-batch's sum of losses is divided by it.
+        attention_mask: 1 where a token is real, 0 for padding, ``[rows, length]``; None where all are.
+        position_ids: ``[rows, length]``; restarts at each document of a packed row; None counts from 0.
+        key: ``(seed, step, micro-batch)``, from which every random draw is derived.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    num_valid_tokens: int
+    attention_mask: Tensor | None = None
+    position_ids: Tensor | None = None
+    key: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and length."""
+        rows, length = self.input_ids.shape
+        return rows, length

@@ -1,0 +1,170 @@
+"""A part of the chain as a runnable module: the real transformers model, with identities where layers belong elsewhere.
+
+The model is entered again on every stage ("split by re-entry"): masks and rotary tables are rebuilt from the integers
+of the micro-batch, and whatever the model does to its embeddings before the first layer is overruled by the hidden
+state that was received.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from headrace.chain.anatomy import Anatomy
+from headrace.chain.microbatch import MicroBatch
+from headrace.errors import RequestError
+
+
+class _Elsewhere(nn.Module):
+    """Stands for a transformer layer of another stage."""
+
+    def __init__(self, returns_tuple: bool) -> None:
+        super().__init__()
+        self.returns_tuple = returns_tuple
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden,) if self.returns_tuple else hidden
+
+
+class _Absent(nn.Module):
+    """Stands for an embedding, norm or head of another stage; what it answers is never used."""
+
+    def __init__(self, of: nn.Module) -> None:
+        super().__init__()
+        self.is_embedding = isinstance(of, nn.Embedding)
+
+    def forward(self, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        if self.is_embedding:  # Broadcasts against any hidden state that it is added to.
+            return torch.zeros(*value.shape, 1, device=value.device)
+        return value
+
+
+class Part:
+    """Layers ``first … stop - 1`` of a chain, ready to run.
+
+    Attributes:
+        model: The transformers model with everything else replaced by parameterless stand-ins.
+        anatomy: That of the unsplit model.
+        first, stop: Bounds in the chain (0 is the embedding, ``num_layers + 1`` the head).
+    """
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, first: int, stop: int) -> None:
+        self.model, self.anatomy, self.first, self.stop = model, anatomy, first, stop
+        self._received: Tensor | None = None
+        self._output: Tensor | None = None
+        self._key: tuple[int, int, int] = (0, 0, 0)
+        prune(model, anatomy, first, stop)
+        layers = cast(nn.ModuleList, model.get_submodule(anatomy.layers_path))
+        if not self.has_embedding:
+            layers[0].register_forward_pre_hook(self._hand_in, with_kwargs=True)
+        layers[anatomy.num_layers - 1].register_forward_hook(self._keep_output)
+        self._random = _draws_at_random(model)
+        for index in self.local_layers() if self._random else ():
+            layers[index].register_forward_pre_hook(self._seed_hook(index + 1))
+        parameters = inspect.signature(model.base_model.forward).parameters
+        self._takes_positions = "position_ids" in parameters
+
+    @property
+    def has_embedding(self) -> bool:
+        """Whether token ids enter here."""
+        return self.first == 0
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the loss leaves here."""
+        return self.stop == self.anatomy.num_layers + 2
+
+    def local_layers(self) -> range:
+        """Indices, in the model's list, of the transformer layers that are here."""
+        return range(max(self.first - 1, 0), min(self.stop - 1, self.anatomy.num_layers))
+
+    def forward(self, hidden: Tensor | None, batch: MicroBatch) -> Tensor:
+        """Runs the part.
+
+        Args:
+            hidden: ``[rows, length, hidden]`` from the part before; None where the embedding is here.
+            batch: The integers of the micro-batch.
+
+        Returns:
+            The hidden state ``[rows, length, hidden]``, or, where the head is here, the micro-batch's share of the
+            step's mean loss (a scalar).
+        """
+        self.recall(hidden, batch)
+        inputs: dict[str, Any] = {"attention_mask": batch.attention_mask, "use_cache": False}
+        if batch.position_ids is not None:
+            if not self._takes_positions:
+                raise RequestError(f"{self.model.config.model_type} takes no position_ids; do not pack documents")
+            inputs["position_ids"] = batch.position_ids
+        if hidden is None:
+            inputs["input_ids"] = batch.input_ids
+        else:
+            inputs["inputs_embeds"] = hidden.detach()
+        self._seed(0)
+        if self.has_head:
+            loss: Tensor = self.model(labels=batch.labels, num_items_in_batch=batch.num_valid_tokens, **inputs).loss
+            self._output = None
+            return loss
+        self.model.base_model(**inputs)
+        output, self._output = self._output, None
+        assert output is not None
+        return output
+
+    def recall(self, hidden: Tensor | None, batch: MicroBatch) -> None:
+        """Sets whose micro-batch runs next; called before a backward too, since recomputed layers ask for it."""
+        self._received, self._key = hidden, batch.key
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Local parameters by global name; the head's copy of a tied embedding has its own name."""
+        return self.model.named_parameters()
+
+    def _hand_in(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (self._received, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._received}
+
+    def _keep_output(self, _: nn.Module, __: Any, output: Any) -> None:
+        self._output = output[0] if isinstance(output, tuple) else output
+        self._seed(self.anatomy.num_layers + 1)
+
+    def _seed_hook(self, layer: int) -> Any:
+        def hook(*_: Any) -> None:
+            self._seed(layer)
+
+        return hook
+
+    def _seed(self, layer: int) -> None:
+        if self._random:
+            torch.manual_seed(draw_seed(*self._key, layer))
+
+
+def prune(model: PreTrainedModel, anatomy: Anatomy, first: int, stop: int) -> None:
+    """Replaces all that owns parameters outside layers ``first … stop - 1``; a tied head gets a parameter of its own."""
+    layers = cast(nn.ModuleList, model.get_submodule(anatomy.layers_path))
+    for index in range(anatomy.num_layers):
+        if not first <= index + 1 < stop:
+            layers[index] = _Elsewhere(anatomy.layer_returns_tuple)
+    for copy, _ in anatomy.tied:
+        owner, _, leaf = copy.rpartition(".")
+        module = model.get_submodule(owner)
+        setattr(module, leaf, nn.Parameter(torch.empty_like(getattr(module, leaf))))
+    for name, module in list(model.named_modules()):
+        own = [f"{name}.{leaf}" for leaf, _ in module.named_parameters(recurse=False)]
+        if own and not first <= anatomy.layer_of(own[0]) < stop:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, _Absent(module))
+
+
+def draw_seed(seed: int, step: int, microbatch: int, layer: int) -> int:
+    """Seed of the draws of one layer for one micro-batch, whatever rank runs it and in whatever order."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{microbatch}/{layer}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _draws_at_random(model: PreTrainedModel) -> bool:
+    rates = [v for k, v in model.config.get_text_config(decoder=True).to_dict().items() if "drop" in k]
+    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)
