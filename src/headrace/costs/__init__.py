@@ -1,5 +1,5 @@
 """What layers and links cost."""
 
-from headrace.costs.costs import Costs, LayerCosts, LinkCosts, StageCosts, stage_costs
+from headrace.costs.costs import Costs, LayerCosts, LinkCosts, StageCosts, recomputed, stage_costs
 
-__all__ = ["Costs", "LayerCosts", "LinkCosts", "StageCosts", "stage_costs"]
+__all__ = ["Costs", "LayerCosts", "LinkCosts", "StageCosts", "recomputed", "stage_costs"]

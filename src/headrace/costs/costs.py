@@ -1,7 +1,7 @@
 """What each layer and each link costs, measured or analytic: the one price list of simulator, planner and reports."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 
@@ -87,15 +87,35 @@ class StageCosts:
         return len(self.f_s)
 
 
-def stage_costs(costs: Costs, bounds: Sequence[int]) -> StageCosts:
-    """Adds layers up to stages. Stage ``s`` holds layers ``bounds[s] … bounds[s + 1] - 1``."""
+def stage_costs(costs: Costs, bounds: Sequence[int], speeds: Sequence[float] | None = None) -> StageCosts:
+    """Adds layers up to stages.
+
+    Args:
+        costs: Of each layer.
+        bounds: Stage ``s`` holds layers ``bounds[s] … bounds[s + 1] - 1``.
+        speeds: How fast each stage's device is, as a multiple of the device that was priced. All 1 by default.
+    """
     groups = [costs.layers[a:b] for a, b in pairwise(bounds)]
+    pace = list(zip(groups, speeds or [1.0] * len(groups), strict=True))
     return StageCosts(
-        f_s=tuple(costs.stage_f_s + sum(layer.f_s for layer in group) for group in groups),
-        i_s=tuple(costs.stage_i_s + sum(layer.i_s for layer in group) for group in groups),
-        w_s=tuple(sum(layer.w_s for layer in group) for group in groups),
+        f_s=tuple((costs.stage_f_s + sum(layer.f_s for layer in group)) / speed for group, speed in pace),
+        i_s=tuple((costs.stage_i_s + sum(layer.i_s for layer in group)) / speed for group, speed in pace),
+        w_s=tuple(sum(layer.w_s for layer in group) / speed for group, speed in pace),
         parameter_bytes=tuple(sum(layer.parameter_bytes for layer in group) for group in groups),
         saved_bytes=tuple(sum(layer.saved_bytes for layer in group) for group in groups),
         weight_saved_bytes=tuple(sum(layer.weight_saved_bytes for layer in group) for group in groups),
         output_bytes=tuple(group[-1].output_bytes for group in groups),
     )
+
+
+def recomputed(costs: Costs) -> Costs:
+    """Prices when each transformer layer keeps its input alone and runs its forward again before its backward.
+
+    That is full recomputation of Korthikanti et al. (arXiv 2205.05198, section 5). Embedding and head stay as they
+    are. What one layer saves is alive again while its backward runs; that peak is not in these prices.
+    """
+    inner = [
+        replace(layer, i_s=layer.i_s + layer.f_s, saved_bytes=before.output_bytes)
+        for before, layer in pairwise(costs.layers[:-1])
+    ]
+    return replace(costs, layers=(costs.layers[0], *inner, costs.layers[-1]))

@@ -2,5 +2,19 @@
 
 from headrace.plan.partition import bounds_from_cuts, check_num_stages, partition
 from headrace.plan.plan import Layout, Plan, Prediction
+from headrace.plan.planner import make_plan
+from headrace.plan.rows import microbatch_choices, microbatch_rows
+from headrace.plan.wanted import Wanted
 
-__all__ = ["Layout", "Plan", "Prediction", "bounds_from_cuts", "check_num_stages", "partition"]
+__all__ = [
+    "Layout",
+    "Plan",
+    "Prediction",
+    "Wanted",
+    "bounds_from_cuts",
+    "check_num_stages",
+    "make_plan",
+    "microbatch_choices",
+    "microbatch_rows",
+    "partition",
+]

@@ -38,8 +38,8 @@ class Prediction:
     """What the plan should give when it runs; lists have one entry a pipeline rank.
 
     Attributes:
-        step_s: Seconds of one optimizer step.
-        idle_share: Share of all ranks' time in which they do not compute, 0 to 1.
+        step_s: Seconds of one optimizer step, the optimizer's own update included.
+        idle_share: Share of all ranks' time in the pipeline, the update apart, in which they do not compute, 0 to 1.
         tokens_per_s: Over the whole job.
         parameter_bytes, gradient_bytes, optimizer_bytes, activation_bytes: At the peak of the step.
         messages: Messages between stages in one step.

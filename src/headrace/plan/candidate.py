@@ -1,0 +1,146 @@
+"""A candidate: one full set of choices, cut, simulated and priced."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from headrace.chain.chain import Chain
+from headrace.cluster.cluster import Cluster, Device
+from headrace.costs.costs import Costs, StageCosts, recomputed, stage_costs
+from headrace.plan.memory import state_bytes
+from headrace.plan.partition import bounds_from_cuts, partition
+from headrace.plan.plan import Layout, Plan, Prediction
+from headrace.schedule.checker import Checked, check
+from headrace.schedule.families import make_schedule
+from headrace.simulate.simulator import Simulation, simulate
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be planned.
+
+    Attributes:
+        chain: The model.
+        costs_of: Prices on the cluster's first device, by rows of a micro-batch.
+        cluster: Its first ``pp`` devices hold the stages, in order.
+        batch_rows: Rows of one step.
+        sequence_length: Tokens of a row.
+    """
+
+    chain: Chain
+    costs_of: Callable[[int], Costs] = field(repr=False)
+    cluster: Cluster
+    batch_rows: int
+    sequence_length: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A priced set of choices.
+
+    Attributes:
+        plan: The choices and their prediction.
+        prediction: The same as ``plan.prediction``.
+        stages: Prices of the stages.
+        simulation: One step of the pipeline, without the optimizer.
+        devices: Of the stages.
+    """
+
+    plan: Plan
+    prediction: Prediction
+    stages: StageCosts = field(repr=False)
+    simulation: Simulation = field(repr=False)
+    devices: tuple[Device, ...] = field(repr=False)
+
+    def memory_share(self, rank: int) -> float:
+        """Memory of a rank as a share of what its device has."""
+        return self.prediction.memory_bytes(rank) / self.devices[rank].memory_bytes
+
+    @property
+    def heaviest_rank(self) -> int:
+        """The rank whose memory is fullest."""
+        return max(range(len(self.devices)), key=self.memory_share)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every rank has the memory that it needs."""
+        return self.memory_share(self.heaviest_rank) <= 1.0
+
+
+def make_candidate(
+    job: Job, num_stages: int, schedule: str, microbatches: int, recompute: str, cuts: tuple[int, ...] | None = None
+) -> Candidate:
+    """Prices one set of choices, cut as ``cuts`` say or else as well as memory allows.
+
+    Every micro-batch is priced as if it had the rows of the first, so uneven ones come out a little slow.
+
+    Raises:
+        RequestError: The schedule does not exist or cannot have these numbers, or the cuts do not add up.
+    """
+    microbatch_size = -(-job.batch_rows // microbatches)
+    prices = _Prices.of(job.costs_of(microbatch_size), recompute)
+    devices = job.cluster.devices[:num_stages]
+    speeds = [device.flops_per_s / devices[0].flops_per_s for device in devices]
+    checked = check(make_schedule(schedule, num_stages, microbatches, 1))
+    bounds = bounds_from_cuts(job.chain, cuts) if cuts else _cut(job.chain, prices, checked, speeds, devices)
+    stages = stage_costs(prices.costs, bounds, speeds)
+    simulation = simulate(checked, stages, prices.costs.link)
+    prediction = _predict(job, prices, bounds, speeds, simulation)
+    layout = Layout(1, num_stages, 1, 1, bounds, checked.schedule.placement)
+    plan = Plan(layout, schedule, microbatches, microbatch_size, recompute, prediction, (), prices.costs.source)
+    return Candidate(plan, prediction, stages, simulation, devices)
+
+
+@dataclass(frozen=True)
+class _Prices:
+    """Prices under a recompute mode, and the bytes of each layer that come back while its backward runs."""
+
+    costs: Costs
+    working_bytes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, costs: Costs, recompute: str) -> "_Prices":
+        if recompute == "none":
+            return cls(costs, (0,) * len(costs.layers))
+        inner = tuple(layer.saved_bytes for layer in costs.layers[1:-1])
+        return cls(recomputed(costs), (0, *inner, 0))
+
+
+def _cut(
+    chain: Chain, prices: _Prices, checked: Checked, speeds: list[float], devices: tuple[Device, ...]
+) -> tuple[int, ...]:
+    """The best cut within memory; where there is none, the best without that limit, which then does not fit."""
+    costs = prices.costs
+
+    def fits(stage: int, first: int, end: int) -> bool:
+        saved_bytes = sum(layer.saved_bytes for layer in costs.layers[first:end])
+        activation_bytes = checked.stage_peak_in_flight[stage] * saved_bytes + max(prices.working_bytes[first:end])
+        return sum(state_bytes(chain, range(first, end))) + activation_bytes <= devices[stage].memory_bytes
+
+    layer_s = [layer.f_s + layer.i_s + layer.w_s for layer in costs.layers]
+    stage_s = costs.stage_f_s + costs.stage_i_s
+    bounds = partition(layer_s, len(devices), speeds, stage_s, fits)
+    bounds = bounds or partition(layer_s, len(devices), speeds, stage_s)
+    assert bounds, "a cut without limits always exists"
+    return bounds
+
+
+def _predict(
+    job: Job, prices: _Prices, bounds: tuple[int, ...], speeds: list[float], simulation: Simulation
+) -> Prediction:
+    states = [state_bytes(job.chain, range(a, b)) for a, b in pairwise(bounds)]
+    slowest = max(state.parameter_bytes / speed for state, speed in zip(states, speeds, strict=True))
+    step_s = simulation.step_s + prices.costs.optimizer_s_per_byte * slowest
+    working_bytes = [max(prices.working_bytes[a:b]) for a, b in pairwise(bounds)]
+    activations = zip(simulation.peak_activation_bytes, working_bytes, strict=True)
+    return Prediction(
+        step_s=step_s,
+        idle_share=max(0.0, simulation.idle_share),  # Rounding may leave it just below.
+        tokens_per_s=job.batch_rows * job.sequence_length / step_s,
+        parameter_bytes=tuple(state.parameter_bytes for state in states),
+        gradient_bytes=tuple(state.gradient_bytes for state in states),
+        optimizer_bytes=tuple(state.optimizer_bytes for state in states),
+        activation_bytes=tuple(peak + working for peak, working in activations),
+        messages=simulation.messages,
+        message_bytes=simulation.message_bytes,
+    )

@@ -1,0 +1,34 @@
+"""What training needs of a rank's memory, apart from activations."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from headrace.chain.chain import Chain
+
+ADAMW_BYTES_PER_PARAMETER = 8
+"""Two float32 moments (Kingma & Ba, arXiv 1412.6980, algorithm 1)."""
+
+
+class StateBytes(NamedTuple):
+    """Bytes that stay on a rank from step to step."""
+
+    parameter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+
+
+def num_held_parameters(chain: Chain, layers: Collection[int]) -> int:
+    """Parameters on a rank that holds these layers of the chain.
+
+    A tied head owns no matrix of its own, so without the embedding beside it the rank holds a copy.
+    """
+    own = sum(chain.layers[layer].num_parameters for layer in layers)
+    needs_copy = bool(chain.tied) and len(chain.layers) - 1 in layers and 0 not in layers
+    return own + chain.vocab_size * chain.hidden_size * needs_copy
+
+
+def state_bytes(chain: Chain, layers: Collection[int]) -> StateBytes:
+    """Parameters, their gradients in the same precision, and the state of AdamW on a rank with these layers."""
+    num_parameters = num_held_parameters(chain, layers)
+    parameter_bytes = num_parameters * chain.dtype_bytes
+    return StateBytes(parameter_bytes, parameter_bytes, num_parameters * ADAMW_BYTES_PER_PARAMETER)

@@ -1,0 +1,168 @@
+"""Why a plan is as it is: sentences with numbers, most important first."""
+
+from itertools import pairwise
+
+from headrace.plan.candidate import Candidate, Job, make_candidate
+from headrace.plan.rows import microbatch_rows
+from headrace.plan.wanted import Wanted
+from headrace.plan.words import bytes_text, layers_text, listing, seconds_text
+
+
+def reasons(job: Job, wanted: Wanted, chosen: Candidate, others: list[Candidate]) -> tuple[str, ...]:
+    """Sentences about the number of ranks, the cut, the micro-batches, the schedule, memory and recomputation."""
+    sentences = (
+        _verdict(job, wanted, chosen, others),
+        _cut(job, chosen),
+        _microbatches(job, wanted, chosen, others),
+        _schedule(wanted, chosen, others),
+        _memory(chosen),
+        _recompute(job, wanted, chosen),
+    )
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def _verdict(job: Job, wanted: Wanted, chosen: Candidate, others: list[Candidate]) -> str:
+    """Whether one device would do, with its numbers."""
+    pp, step = chosen.plan.layout.pp, seconds_text(chosen.prediction.step_s)
+    if pp == 1:
+        return f"One device holds this model ({_fill(chosen)}): {step} a step." + _no_pipeline(wanted, others)
+    alone = _alone(job, chosen, others)
+    asked = f"pp={pp} as asked" if wanted.num_stages else f"A pipeline of {pp}"
+    if not alone.fits:
+        return f"{asked}: one device does not hold this model, which needs {_fill(alone)}; here a step takes {step}."
+    ratio = alone.prediction.step_s / chosen.prediction.step_s
+    compared = f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+    return (
+        f"{asked}: one device would hold this model ({_fill(alone)}) and take {seconds_text(alone.prediction.step_s)} "
+        f"a step; {pp} take {step}, {compared}."
+    )
+
+
+def _alone(job: Job, chosen: Candidate, others: list[Candidate]) -> Candidate:
+    """The best plan on one device; where none was tried, the one with the chosen micro-batches."""
+    tried = [other for other in others if other.plan.layout.pp == 1]
+    fitting = [other for other in tried if other.fits]
+    if fitting:
+        return min(fitting, key=lambda other: other.prediction.step_s)
+    if tried:
+        return min(tried, key=lambda other: other.memory_share(0))
+    return make_candidate(job, 1, "1f1b", chosen.plan.microbatches, chosen.plan.recompute)
+
+
+def _no_pipeline(wanted: Wanted, others: list[Candidate]) -> str:
+    pipelines = [other for other in others if other.plan.layout.pp > 1 and other.fits]
+    if wanted.num_stages or not pipelines:
+        return ""
+    best = min(pipelines, key=lambda other: other.prediction.step_s)
+    took = seconds_text(best.prediction.step_s)
+    return f" No pipeline needed: the best one, pp={best.plan.layout.pp}, would take {took}."
+
+
+def _fill(candidate: Candidate) -> str:
+    rank = candidate.heaviest_rank
+    has = bytes_text(candidate.devices[rank].memory_bytes)
+    return f"{bytes_text(candidate.prediction.memory_bytes(rank))} of {has}"
+
+
+def _cut(job: Job, chosen: Candidate) -> str:
+    """Who holds what (of many stages the first, the slowest and the last), and what an even cut would take."""
+    bounds, stages = chosen.plan.layout.bounds, chosen.stages
+    spans, last = list(pairwise(bounds)), len(bounds) - 2
+    if last == 0:
+        return ""
+    stage_s = [sum(parts) for parts in zip(stages.f_s, stages.i_s, stages.w_s, strict=True)]
+    named = range(last + 1) if last < 4 else sorted({0, stage_s.index(max(stage_s)), last})
+    held = [f"stage {s} {layers_text(job.chain, *spans[s])} ({seconds_text(stage_s[s])})" for s in named]
+    return f"Layers, with seconds of a micro-batch: {listing(held)}{_even_cut(job, chosen)}."
+
+
+def _even_cut(job: Job, chosen: Candidate) -> str:
+    plan = chosen.plan
+    cuts = microbatch_rows(job.chain.num_transformer_layers, plan.layout.pp)
+    even = make_candidate(job, plan.layout.pp, plan.schedule, plan.microbatches, plan.recompute, cuts)
+    if even.plan.layout.bounds == plan.layout.bounds:
+        return ", which is the even cut"
+    return f"; cut evenly, a step would take {_difference(even, chosen)}"
+
+
+def _microbatches(job: Job, wanted: Wanted, chosen: Candidate, others: list[Candidate]) -> str:
+    plan = chosen.plan
+    count = f"{plan.microbatches} micro-batch" + ("es" if plan.microbatches > 1 else "")
+    tokens = job.batch_rows * job.sequence_length
+    text = (
+        f"{count} of {_rows_text(job.batch_rows, plan.microbatches)} ({job.batch_rows} rows, {tokens:,} tokens a step)"
+    )
+    if wanted.microbatches:
+        return f"{text}, as asked."
+    rivals = [
+        other for other in others if (other.plan.layout.pp, other.plan.schedule) == (plan.layout.pp, plan.schedule)
+    ]
+    fewer = max((r for r in rivals if r.plan.microbatches < plan.microbatches), key=_number, default=None)
+    more = min((r for r in rivals if r.plan.microbatches > plan.microbatches), key=_number, default=None)
+    compared = [_against(chosen, rival) for rival in (fewer, more) if rival]
+    return f"{text}: {listing(compared)}." if compared else f"{text}."
+
+
+def _number(candidate: Candidate) -> int:
+    return candidate.plan.microbatches
+
+
+def _rows_text(batch_rows: int, num_microbatches: int) -> str:
+    rows = microbatch_rows(batch_rows, num_microbatches)
+    each = [f"{size} row{'s' * (size > 1)}" for size in sorted(set(rows), reverse=True)]
+    return " or ".join(each)
+
+
+def _against(chosen: Candidate, rival: Candidate) -> str:
+    """What another number of micro-batches would give."""
+    number = rival.plan.microbatches
+    if not rival.fits:
+        return f"{number} would need {_fill(rival)} on rank {rival.heaviest_rank}"
+    idle = f"idle {rival.prediction.idle_share:.0%} instead of {chosen.prediction.idle_share:.0%}"
+    return f"{number} would {idle} and take {_difference(rival, chosen)}"
+
+
+def _difference(rival: Candidate, chosen: Candidate) -> str:
+    """How much more or less time the rival takes."""
+    lost_s = rival.prediction.step_s - chosen.prediction.step_s
+    if abs(lost_s) < 0.001 * chosen.prediction.step_s:
+        return "the same time"
+    return f"{seconds_text(abs(lost_s))} {'more' if lost_s > 0 else 'less'}"
+
+
+def _schedule(wanted: Wanted, chosen: Candidate, others: list[Candidate]) -> str:
+    plan = chosen.plan
+    if wanted.schedule:
+        return f"{plan.schedule} as asked."
+    same = (plan.layout.pp, plan.microbatches, plan.recompute)
+    rivals = [
+        other for other in others if (other.plan.layout.pp, other.plan.microbatches, other.plan.recompute) == same
+    ]
+    if not rivals:
+        return ""
+    rival = min(rivals, key=lambda other: other.prediction.step_s)
+    own, other = (max(c.simulation.checked.peak_in_flight) for c in (chosen, rival))
+    held = f"holds at most {own} micro-batches at a time" + (f" instead of {other}" if own != other else "")
+    return f"{plan.schedule} {held}; {rival.plan.schedule} would take {_difference(rival, chosen)}."
+
+
+def _memory(chosen: Candidate) -> str:
+    rank, got = chosen.heaviest_rank, chosen.prediction
+    parts = [
+        f"{bytes_text(part[rank])} {name}"
+        for name, part in (
+            ("parameters", got.parameter_bytes),
+            ("gradients", got.gradient_bytes),
+            ("optimizer", got.optimizer_bytes),
+            ("activations", got.activation_bytes),
+        )
+    ]
+    return f"Memory: heaviest is rank {rank} with {_fill(chosen)}: {listing(parts)}."
+
+
+def _recompute(job: Job, wanted: Wanted, chosen: Candidate) -> str:
+    plan = chosen.plan
+    if wanted.recompute or plan.recompute == "none":
+        return f"recompute={plan.recompute} as asked." if wanted.recompute else ""
+    kept = make_candidate(job, plan.layout.pp, plan.schedule, plan.microbatches, "none", wanted.cuts)
+    return f"Recomputation is on: without it rank {kept.heaviest_rank} would need {_fill(kept)}."
