@@ -20,12 +20,14 @@ def sentence(error: ValidationError, path: str, overrides: list[str], known: dic
     """
     first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
-    source = next((f"override {text!r}" for text in reversed(overrides) if f"{key}.".startswith(_key(text))), path)
+    source = next((f"override {text!r}" for text in reversed(overrides) if _touches(text, key)), path)
     return RequestError(f"{source}: {_explain(first, key, known)}")
 
 
-def _key(override: str) -> str:
-    return override.partition("=")[0] + "."
+def _touches(override: str, key: str) -> bool:
+    """Whether the override set ``key``, a part of it, or something that holds it."""
+    ours, theirs = override.partition("=")[0] + ".", key + "."
+    return ours.startswith(theirs) or theirs.startswith(ours)
 
 
 def _explain(fault: ErrorDetails, key: str, known: dict[str, str]) -> str:

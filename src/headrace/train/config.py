@@ -166,6 +166,12 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_vocabulary(self) -> Self:
         ours, models = self.data.vocab_size, (self.model.config or {}).get("vocab_size")
+        existing = self.data.tokenizer or self.model.path
+        if ours and existing and not self.data.tokens:
+            raise ValueError(
+                f"data.vocab_size is the size of a vocabulary trained on the data, but the tokenizer of {existing} "
+                "is taken; leave data.vocab_size out"
+            )
         if None not in (ours, models) and ours != models:
             raise ValueError(
                 f"data.vocab_size is {ours} and model.config.vocab_size is {models}; make them equal or leave one out"

@@ -1,0 +1,82 @@
+"""Data to token ids, once: into a cache folder named by what they came from."""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+from headrace.errors import RequestError
+from headrace.train.config import Config
+from headrace.train.data.from_text import prepare_text
+from headrace.train.data.from_tokens import prepare_tokens
+from headrace.train.data.prepared import Prepared
+from headrace.train.data.progress import Progress, silent
+from headrace.train.data.sources import Source, open_source
+
+
+def prepare(config: Config, cache: Path, vocab_size: int | None = None, progress: Progress = silent) -> Prepared:
+    """Token ids of the data in ``config``, made now or found in ``cache``.
+
+    One process of a machine calls this, the others `Prepared.load` its folder. A folder appears whole or not at all.
+
+    Args:
+        config: Its `data` and `model` decide.
+        cache: Folder of prepared data, one subfolder for each source, tokenizer and vocabulary.
+        vocab_size: Rows of the model's embedding; None: as `model.config` says, or as the tokenizer needs.
+        progress: Told how far long work is.
+
+    Raises:
+        RequestError: The data is missing, empty or broken (with file and line), does not fit the model's vocabulary,
+            is shorter than one sequence, or cannot be written.
+    """
+    rows = vocab_size or (config.model.config or {}).get("vocab_size")
+    source = None if config.data.tokens else open_source(config.data)
+    folder = cache / _digest(config, source, rows)
+    try:
+        if not folder.exists():
+            _make(config, source, rows, folder, progress)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RequestError(f"{cache} cannot be written: {reason}; make room there or choose another folder") from None
+    prepared = Prepared.load(folder)
+    _check(prepared, config.data.sequence_length)
+    return prepared
+
+
+def _digest(config: Config, source: Source | None, rows: int | None) -> str:
+    """Names the data without reading it: files by path, size and time of change."""
+    data = config.data
+    files = list(source.files) if source else [Path(data.tokens or "")]
+    tokenizer = data.tokenizer or config.model.path
+    if tokenizer and Path(tokenizer).is_dir():
+        files += sorted(Path(tokenizer).iterdir())
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    settings = data.model_dump(exclude={"sequence_length", "seed"})
+    return hashlib.sha256(json.dumps([settings, tokenizer, rows, stats]).encode()).hexdigest()[:16]
+
+
+def _make(config: Config, source: Source | None, rows: int | None, folder: Path, progress: Progress) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder.parent) as unfinished:
+        whole = Path(unfinished) / "whole"
+        whole.mkdir()
+        if source:
+            prepared = prepare_text(config, source, rows, whole, progress)
+        else:
+            prepared = prepare_tokens(config, rows, whole, progress)
+        prepared.save()
+        if not folder.exists():
+            whole.rename(folder)
+
+
+def _check(prepared: Prepared, sequence_length: int) -> None:
+    if prepared.largest_token >= prepared.vocab_size:
+        raise RequestError(
+            f"the data holds token {prepared.largest_token}, but the model knows {prepared.vocab_size} tokens; "
+            f"set model.config.vocab_size to {prepared.largest_token + 1} or more, or change data.tokenizer"
+        )
+    if prepared.num_tokens < sequence_length:
+        raise RequestError(
+            f"the data has {prepared.num_tokens} tokens, fewer than one sequence of {sequence_length}; "
+            f"give more data, or set data.sequence_length to {prepared.num_tokens} or less"
+        )
