@@ -42,6 +42,16 @@ def test_no_cut_is_better_and_ties_go_to_the_lighter_rest_and_the_lighter_front(
     assert partition(layer_s, num_stages, speeds) == best
 
 
+@settings(deadline=None)
+@given(rows())
+def test_a_light_back_differs_in_ties_alone(row):
+    layer_s, num_stages, speeds = row
+    times = {b: sorted(stage_seconds(layer_s, b, speeds), reverse=True) for b in all_bounds(len(layer_s), num_stages)}
+    assert partition(layer_s, num_stages, speeds, light="back") == max(
+        b for b in times if times[b] == min(times.values())
+    )
+
+
 @settings(deadline=None, max_examples=300)
 @given(rows(), st.data())
 def test_memory_limits_hold_and_the_best_of_what_fits_is_found(row, data):

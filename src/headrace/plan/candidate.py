@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 from headrace.chain.chain import Chain
 from headrace.cluster.cluster import Cluster, Device
@@ -82,13 +83,14 @@ def make_candidate(
     devices = job.cluster.devices[:num_stages]
     speeds = [device.flops_per_s / devices[0].flops_per_s for device in devices]
     checked = check(make_schedule(schedule, num_stages, microbatches, 1))
-    bounds = bounds_from_cuts(job.chain, cuts) if cuts else _cut(job.chain, prices, checked, speeds, devices)
-    stages = stage_costs(prices.costs, bounds, speeds)
-    simulation = simulate(checked, stages, prices.costs.link)
-    prediction = _predict(job, prices, bounds, speeds, simulation)
+    cut = [bounds_from_cuts(job.chain, cuts)] if cuts else _cuts(job.chain, prices, checked, speeds, devices)
+    priced = {bounds: stage_costs(prices.costs, bounds, speeds) for bounds in cut}
+    simulated = {bounds: simulate(checked, stages, prices.costs.link) for bounds, stages in priced.items()}
+    bounds = min(simulated, key=lambda bounds: simulated[bounds].step_s)
+    prediction = _predict(job, prices, bounds, speeds, simulated[bounds])
     layout = Layout(1, num_stages, 1, 1, bounds, checked.schedule.placement)
     plan = Plan(layout, schedule, microbatches, microbatch_size, recompute, prediction, (), prices.costs.source)
-    return Candidate(plan, prediction, stages, simulation, devices)
+    return Candidate(plan, prediction, priced[bounds], simulated[bounds], devices)
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,13 @@ class _Prices:
         return cls(recomputed(costs), (0, *inner, 0))
 
 
-def _cut(
+def _cuts(
     chain: Chain, prices: _Prices, checked: Checked, speeds: list[float], devices: tuple[Device, ...]
-) -> tuple[int, ...]:
-    """The best cut within memory; where there is none, the best without that limit, which then does not fit."""
+) -> list[tuple[int, ...]]:
+    """The best cut within memory, or without that limit where there is none, which then does not fit.
+
+    Where several are equally good the two extremes: which of them fills the pipeline faster, only a simulation tells.
+    """
     costs = prices.costs
 
     def fits(stage: int, first: int, end: int) -> bool:
@@ -117,12 +122,14 @@ def _cut(
         activation_bytes = checked.stage_peak_in_flight[stage] * saved_bytes + max(prices.working_bytes[first:end])
         return sum(state_bytes(chain, range(first, end))) + activation_bytes <= devices[stage].memory_bytes
 
+    def cut(light: Literal["front", "back"]) -> tuple[int, ...]:
+        limits = (len(devices), speeds, costs.stage_f_s + costs.stage_i_s)
+        bounds = partition(layer_s, *limits, fits, light) or partition(layer_s, *limits, None, light)
+        assert bounds, "a cut without limits always exists"
+        return bounds
+
     layer_s = [layer.f_s + layer.i_s + layer.w_s for layer in costs.layers]
-    stage_s = costs.stage_f_s + costs.stage_i_s
-    bounds = partition(layer_s, len(devices), speeds, stage_s, fits)
-    bounds = bounds or partition(layer_s, len(devices), speeds, stage_s)
-    assert bounds, "a cut without limits always exists"
-    return bounds
+    return [cut("front"), cut("back")]
 
 
 def _predict(

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from math import fsum
+from typing import Literal
 
 from headrace.chain.chain import Chain
 from headrace.errors import RequestError
 
-# Seconds of the stages, slowest first, and their bounds: smaller is better, in that order.
+# Seconds of the stages, slowest first, and the bounds (negative for a light back): smaller is better, in that order.
 _Cut = tuple[tuple[float, ...], tuple[int, ...]]
 
 
@@ -17,11 +18,12 @@ def partition(
     speeds: Sequence[float] | None = None,
     stage_s: float = 0.0,
     fits: Callable[[int, int, int], bool] | None = None,
+    light: Literal["front", "back"] = "front",
 ) -> tuple[int, ...] | None:
     """Cuts a row of layers into stages, exactly: no other cut has a faster slowest stage.
 
     Equally good cuts are told apart by the second slowest stage, then the third, and so on; cuts that are still equal
-    by their layers on stage 0, then stage 1, fewest first, since early stages hold more micro-batches in flight.
+    by the count of layers on stage 0, then on stage 1, and so on.
     Dynamic programming over (stage, end): the order is kept when a stage is added to two cuts of the same beginning.
 
     Args:
@@ -30,6 +32,8 @@ def partition(
         speeds: One factor a stage; a stage of speed 0.5 needs twice the seconds. All 1 by default.
         stage_s: Seconds that each stage costs on top of its layers.
         fits: ``fits(stage, first, end)`` says whether a stage may hold layers ``first … end - 1``.
+        light: Of equal cuts, ``front`` takes fewest layers on the early stages, which hold more micro-batches in
+            flight; ``back`` takes most there, so fewest on the late ones.
 
     Returns:
         Bounds: stage ``s`` holds layers ``bounds[s] … bounds[s + 1] - 1``. None where no cut fits.
@@ -47,18 +51,20 @@ def partition(
         total_s = stage_s + work_s[first][end]
         return total_s / speeds[stage] if speeds else total_s
 
+    sign = 1 if light == "front" else -1
     best: dict[int, _Cut] = {0: ((), (0,))}
     for stage in range(num_stages):
         last_end = num_layers - (num_stages - 1 - stage)
-        found = {end: _best_cut(best, stage, end, seconds, fits) for end in range(stage + 1, last_end + 1)}
+        found = {end: _best_cut(best, stage, end, sign, seconds, fits) for end in range(stage + 1, last_end + 1)}
         best = {end: cut for end, cut in found.items() if cut}
-    return best[num_layers][1] if num_layers in best else None
+    return tuple(sign * bound for bound in best[num_layers][1]) if num_layers in best else None
 
 
 def _best_cut(
     shorter: dict[int, _Cut],
     stage: int,
     end: int,
+    sign: int,
     seconds: Callable[[int, int, int], float],
     fits: Callable[[int, int, int], bool] | None,
 ) -> _Cut | None:
@@ -72,7 +78,7 @@ def _best_cut(
         if best and own_s > best[0][0]:
             break  # The stage only grows from here.
         if not best or not slowest_first or slowest_first[0] <= best[0][0]:
-            cut = tuple(sorted((*slowest_first, own_s), reverse=True)), (*bounds, end)
+            cut = tuple(sorted((*slowest_first, own_s), reverse=True)), (*bounds, sign * end)
             best = min(best, cut) if best else cut
     return best
 

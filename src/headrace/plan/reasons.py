@@ -7,6 +7,8 @@ from headrace.plan.rows import microbatch_rows
 from headrace.plan.wanted import Wanted
 from headrace.plan.words import bytes_text, layers_text, listing, seconds_text
 
+_SAME = "the same time"
+
 
 def reasons(job: Job, wanted: Wanted, chosen: Candidate, others: list[Candidate]) -> tuple[str, ...]:
     """Sentences about the number of ranks, the cut, the micro-batches, the schedule, memory and recomputation."""
@@ -55,7 +57,10 @@ def _no_pipeline(wanted: Wanted, others: list[Candidate]) -> str:
         return ""
     best = min(pipelines, key=lambda other: other.prediction.step_s)
     took = seconds_text(best.prediction.step_s)
-    return f" No pipeline needed: the best one, pp={best.plan.layout.pp}, would take {took}."
+    return (
+        f" No pipeline needed: the best one, pp={best.plan.layout.pp}, would take {took}; "
+        "data parallelism is what more devices are good for here."
+    )
 
 
 def _fill(candidate: Candidate) -> str:
@@ -126,7 +131,7 @@ def _difference(rival: Candidate, chosen: Candidate) -> str:
     """How much more or less time the rival takes."""
     lost_s = rival.prediction.step_s - chosen.prediction.step_s
     if abs(lost_s) < 0.001 * chosen.prediction.step_s:
-        return "the same time"
+        return _SAME
     return f"{seconds_text(abs(lost_s))} {'more' if lost_s > 0 else 'less'}"
 
 
@@ -142,8 +147,11 @@ def _schedule(wanted: Wanted, chosen: Candidate, others: list[Candidate]) -> str
         return ""
     rival = min(rivals, key=lambda other: other.prediction.step_s)
     own, other = (max(c.simulation.checked.peak_in_flight) for c in (chosen, rival))
-    held = f"holds at most {own} micro-batches at a time" + (f" instead of {other}" if own != other else "")
-    return f"{plan.schedule} {held}; {rival.plan.schedule} would take {_difference(rival, chosen)}."
+    difference = _difference(rival, chosen)
+    if own == other and difference == _SAME:
+        return ""
+    held = f"holds at most {own} of {plan.microbatches} micro-batches at a time"
+    return f"{plan.schedule} {held}; {rival.plan.schedule} would hold {other} and take {difference}."
 
 
 def _memory(chosen: Candidate) -> str:
