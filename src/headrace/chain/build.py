@@ -47,13 +47,16 @@ class ModelSource:
         """The model as a row of layers, found on the meta device."""
         return describe(meta_model(self.config, self.dtype), self.anatomy)
 
-    def build(self, first: int, stop: int) -> Part:
-        """Layers ``first … stop - 1`` of the chain on the CPU, with weights; nothing else is ever held."""
+    def build(self, first: int, stop: int, device: torch.device | str = "cpu") -> Part:
+        """Layers ``first … stop - 1`` of the chain, with weights; nothing else is ever held.
+
+        Weights are drawn on the CPU whatever the device, so that they have the same bits everywhere.
+        """
         part = Part(meta_model(self.config, self.dtype), self.anatomy, first, stop)
         if self.folder is not None:
             read_weights(part.model, self.anatomy, self.folder)
-        draw_weights(part.model, self.anatomy, self.seed)
-        part.model.train()
+        draw_weights(part.model, self.seed)
+        part.model.train().to(device)
         return part
 
 

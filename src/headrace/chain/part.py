@@ -143,7 +143,7 @@ class Part:
 
 
 def prune(model: PreTrainedModel, anatomy: Anatomy, first: int, stop: int) -> None:
-    """Replaces all that owns parameters outside layers ``first … stop - 1``; a tied head gets a parameter of its own."""
+    """Replaces all that owns parameters outside layers ``first … stop - 1``; a tied head gets its own parameter."""
     layers = cast(nn.ModuleList, model.get_submodule(anatomy.layers_path))
     for index in range(anatomy.num_layers):
         if not first <= index + 1 < stop:

@@ -18,7 +18,7 @@ from headrace.chain.anatomy import Anatomy
 from headrace.errors import RequestError
 
 
-def draw_weights(model: PreTrainedModel, anatomy: Anatomy, seed: int) -> None:
+def draw_weights(model: PreTrainedModel, seed: int) -> None:
     """Fills every tensor of a pruned model that is still on meta, as the model's own class prescribes.
 
     Each module draws from a seed of its own, derived from ``seed`` and its global name, so the start weights do not

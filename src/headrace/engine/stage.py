@@ -1,0 +1,72 @@
+"""One stage: the ops F, B, I and W on a part of the chain, and what must be kept between them."""
+
+import torch
+from torch import Tensor
+
+from headrace.chain.microbatch import MicroBatch
+from headrace.chain.part import Part
+from headrace.engine.split_backward import WeightGradients, defer_weight_gradients
+
+
+class Stage:
+    """A part of the chain with its activations in flight.
+
+    Attributes:
+        part: The layers.
+        losses: Where the head is here: each micro-batch's share of the step's loss, in the order of their forwards.
+    """
+
+    def __init__(self, part: Part, split_backward: bool, recompute: bool = False) -> None:
+        """Prepares the layers.
+
+        Args:
+            part: The layers, with weights.
+            split_backward: Whether I and W will be asked for (else only B).
+            recompute: Whether each layer keeps its input only and runs its forward again in the backward.
+        """
+        self.part = part
+        self.losses: dict[int, Tensor] = {}
+        self._recompute = recompute
+        self._saved: dict[int, tuple[Tensor | None, Tensor, MicroBatch]] = {}
+        self._weight_gradients: WeightGradients | None = None
+        if recompute:
+            part.model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+        if split_backward:
+            self._weight_gradients = defer_weight_gradients(part.model)
+
+    def forward(self, microbatch: int, hidden: Tensor | None, batch: MicroBatch) -> Tensor | None:
+        """Op F. Takes the hidden state from the stage before and answers the one for the next (None behind the head)."""
+        if hidden is not None:
+            hidden.requires_grad_()
+        output = self.part.forward(hidden, batch)
+        self._saved[microbatch] = (hidden, output, batch)
+        if self.part.has_head:
+            self.losses[microbatch] = output.detach()
+            return None
+        return output.detach()
+
+    def backward(self, microbatch: int, gradient: Tensor | None) -> Tensor | None:
+        """Op B. Takes the gradient of the output (None behind the head) and answers that of the input."""
+        input_gradient = self.input_backward(microbatch, gradient)
+        if self._weight_gradients is not None:
+            self._weight_gradients.run(microbatch)
+        return input_gradient
+
+    def input_backward(self, microbatch: int, gradient: Tensor | None) -> Tensor | None:
+        """Op I: like B, but the linear layers' weight gradients are left for `weight_backward`."""
+        hidden, output, batch = self._saved.pop(microbatch)
+        if self._weight_gradients is not None:
+            self._weight_gradients.collect(microbatch)
+        if self._recompute:
+            self.part.recall(hidden, batch)
+        if output.requires_grad:
+            torch.autograd.backward([output], None if gradient is None else [gradient])
+        if hidden is None:
+            return None
+        # A part that lets nothing through (all of it bypassed) has a gradient all the same: zero.
+        return torch.zeros_like(hidden) if hidden.grad is None else hidden.grad
+
+    def weight_backward(self, microbatch: int) -> None:
+        """Op W: the weight gradients that op I of the same micro-batch left."""
+        assert self._weight_gradients is not None
+        self._weight_gradients.run(microbatch)

@@ -1,0 +1,97 @@
+"""What the ranks of the engine's tests run, and the plain loop that judges them."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from headrace.chain.build import ModelSource
+from headrace.engine.batch import Batch
+from headrace.engine.engine import AdamWSettings, Engine
+from headrace.plan import Layout, Plan
+
+SETTINGS = AdamWSettings(learning_rate=1e-3, clip_norm=0.1)
+
+
+def tiny(model_type: str = "llama", **settings: Any) -> PretrainedConfig:
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 97,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": False,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return AutoConfig.for_model(model_type, **{**sizes, **settings})
+
+
+def batches(steps: int, rows: int = 8, length: int = 16) -> list[Batch]:
+    """Rows with 16, 9, 3 or 1 labels that count, so that a mean of means would show."""
+    generator = torch.Generator().manual_seed(5)
+    made = []
+    for _ in range(steps):
+        ids = torch.randint(3, 97, (rows, length), generator=generator)
+        labels = ids.clone()
+        for row in range(rows):
+            labels[row, (length, 9, 3, 2)[row % 4] :] = -100
+        made.append(Batch(ids, labels))
+    return made
+
+
+def plan(bounds: tuple[int, ...], schedule: str, microbatches: int, chunks: int = 1, **extra: Any) -> Plan:
+    stages = len(bounds) - 1
+    pp = stages // chunks
+    from headrace.schedule import make_schedule
+
+    placement = make_schedule(schedule, pp, microbatches, chunks).placement
+    return Plan(Layout(1, pp, 1, chunks, bounds, placement), schedule, microbatches, 1, **extra)
+
+
+def train(config: PretrainedConfig, the_plan: Plan, steps: list[Batch], settings: AdamWSettings = SETTINGS) -> Any:
+    """Answers losses, norms, the gradients of the last step before clipping, and the weights."""
+    engine = Engine(ModelSource(config), the_plan, settings)
+    results, gradients = [], {}
+    start = {n: p.detach().clone() for n, p in engine.parameters.local.items()}
+    real_norms = engine.parameters.norms
+
+    def norms() -> list[float]:
+        gradients.update({n: p.grad.clone() for n, p in engine.parameters.local.items() if p.grad is not None})
+        return real_norms()
+
+    engine.parameters.norms = norms  # type: ignore[method-assign]
+    for batch in steps:
+        results.append(engine.step(batch))
+    rename = engine.parameters.global_name
+
+    def named(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {rename(n): t for n, t in tensors.items()}
+
+    weights = {n: p.detach().clone() for n, p in engine.parameters.local.items()}
+    return [r.loss for r in results], [r.grad_norm for r in results], named(gradients), named(weights), named(start)
+
+
+def plain(config: PretrainedConfig, start: dict[str, torch.Tensor], steps: list[Batch], microbatches: int) -> Any:
+    """The judge: transformers and torch alone, one process, the same micro-batches in turn."""
+    model = AutoModelForCausalLM.from_config(config).train()
+    model.load_state_dict(start, strict=not config.tie_word_embeddings)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay)
+    losses, norms, gradients = [], [], {}
+    for batch in steps:
+        valid = int((batch.labels[:, 1:] != -100).sum())
+        total = torch.zeros(())
+        sizes = [len(x) for x in torch.arange(batch.num_rows).tensor_split(microbatches)]
+        for ids, labels in zip(batch.input_ids.split(sizes), batch.labels.split(sizes), strict=True):
+            loss = model(input_ids=ids, labels=labels, num_items_in_batch=valid).loss
+            loss.backward()
+            total = total + loss.detach()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip_norm)))
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(total))
+    return losses, norms, gradients, {n: p.detach() for n, p in model.named_parameters()}
