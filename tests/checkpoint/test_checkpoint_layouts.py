@@ -1,7 +1,5 @@
 """Saved by some ranks, loaded by others: the bits stay."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from gloo_ranks import run_ranks
@@ -53,7 +51,7 @@ def test_the_tied_embedding_of_two_ranks_is_stored_once(saved_by_two):
 
 def test_other_ranks_data_is_not_read(saved_by_two, tmp_path):
     """Rank 1's file is garbage of the right length; rank 0's tensors load all the same."""
-    folder = Path(tmp_path / "checkpoints" / saved_by_two.name)
+    folder = tmp_path / "checkpoints" / saved_by_two.name
     folder.mkdir(parents=True)
     for file in saved_by_two.iterdir():
         content = file.read_bytes()
@@ -72,26 +70,21 @@ def test_parameters_that_need_gradients_are_filled_in_place(saved_by_two):
     assert parameter.requires_grad
 
 
-def save_sharded(rank, run_dir):
-    """Rows over two ranks, unevenly (5 = 3 + 2), beside a tensor that both hold whole."""
+def save_rows_and_load_columns(rank, run_dir):
+    """Rows over two ranks, unevenly (5 = 3 + 2), beside a tensor that both hold whole; then columns (2 + 1)."""
     mesh = init_device_mesh("cpu", (2,))
     whole = torch.arange(15.0).reshape(5, 3)
     state = {"split": distribute_tensor(whole, mesh, [Shard(0)]), "copied": whole + 1}
-    return save_checkpoint(run_dir, 1, state, META, keep=1)
-
-
-def load_sharded(rank, folder):
-    """Columns over two ranks."""
-    mesh = init_device_mesh("cpu", (2,))
+    folder = save_checkpoint(run_dir, 1, state, META, keep=1)
     into = distribute_tensor(torch.zeros(5, 3), mesh, [Shard(1)])
     load_state(folder, {"split": into})
-    return into.to_local()
+    return folder, into.to_local()
 
 
 def test_sharded_tensors_load_whole_and_along_another_dim(tmp_path):
-    folder, _ = run_ranks(tmp_path / "save", 2, save_sharded, tmp_path / "run")
+    (folder, left), (_, right) = run_ranks(tmp_path / "ranks", 2, save_rows_and_load_columns, tmp_path / "run")
     whole = torch.arange(15.0).reshape(5, 3)
+    assert torch.equal(torch.cat([left, right], dim=1), whole)
     state = blank({"split": whole, "copied": whole})
     load_state(folder, state)
     assert_same(state, {"split": whole, "copied": whole + 1})
-    assert torch.equal(torch.cat(run_ranks(tmp_path / "load", 2, load_sharded, folder), dim=1), whole)

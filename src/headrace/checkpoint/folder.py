@@ -89,17 +89,11 @@ def commit_folder(partial: Path, folder: Path) -> None:
     A checkpoint of the same step gives way; that happens when a run went on from an older one.
     """
     _sync_folder(partial)
-    if folder.exists():
-        discard_folder(folder)
+    replaced = _take_name(folder) if folder.exists() else None
     partial.rename(folder)
     _sync_folder(folder.parent)
-
-
-def discard_folder(folder: Path) -> None:
-    """Removes a checkpoint; first it loses its name, so that a half-removed one is never taken for a checkpoint."""
-    doomed = folder.with_name(folder.name + ".old.partial")
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
+    if replaced is not None:
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def remove_surplus(newest: Path, keep: int) -> None:
@@ -107,13 +101,18 @@ def remove_surplus(newest: Path, keep: int) -> None:
     others = [f for f in list_checkpoints(newest.parent) if f != newest and find_damage(f) is None]
     for folder in others[: max(0, len(others) - (keep - 1))]:
         with contextlib.suppress(OSError):  # What cannot be removed costs room, and is no reason to stop a job.
-            discard_folder(folder)
+            shutil.rmtree(_take_name(folder))
 
 
 def remove_partials(parent: Path) -> None:
     """Removes what a save that failed, or a job that was killed while it saved, has left."""
     for folder in parent.glob("step-*.partial"):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_name(folder: Path) -> Path:
+    """Done before a removal, so that a half-removed checkpoint is never taken for one."""
+    return folder.rename(partial_folder(folder.with_name(folder.name + ".old")))
 
 
 def _step_of(folder: Path) -> int:

@@ -1,5 +1,6 @@
 """Loading: any rank of any layout takes the tensors it asks for, and no others are read."""
 
+import pickle
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from headrace.checkpoint.folder import require_whole
 from headrace.errors import RequestError
+
+_DECODING_ERRORS = (OSError, EOFError, RuntimeError, pickle.UnpicklingError)
 
 
 def load_state(folder: Path, into: dict[str, Tensor]) -> None:
@@ -39,8 +42,12 @@ def load_state(folder: Path, into: dict[str, Tensor]) -> None:
                 no_dist=True,
             )
         except CheckpointException as error:
-            cause = next(iter(error.failures.values()))[0]
-            raise RequestError(f"Checkpoint {folder} is damaged ({cause}); use another one.") from error
+            cause, _ = next(iter(error.failures.values()))
+            if not isinstance(cause, _DECODING_ERRORS):
+                raise
+            raise RequestError(
+                f"Checkpoint {folder} is damaged: a tensor is unreadable ({type(cause).__name__}); use an older one."
+            ) from error
 
 
 def stored_tensors(folder: Path) -> dict[str, TensorStorageMetadata]:

@@ -6,17 +6,17 @@ from pathlib import Path
 from headrace.errors import RequestError
 
 
-def check_room(run_dir: Path, needed_bytes: int) -> None:
-    """Refuses a job whose checkpoint cannot fit, before it starts; ``run_dir`` need not exist yet.
+def check_room(folder: Path, needed_bytes: int) -> None:
+    """Refuses what cannot fit, before it starts; ``folder`` need not exist yet.
 
     Raises:
-        RequestError: Fewer than ``needed_bytes`` are free where ``run_dir`` is or would be.
+        RequestError: Fewer than ``needed_bytes`` are free where ``folder`` is or would be.
     """
-    free = free_bytes(run_dir)
+    free = free_bytes(folder)
     if free < needed_bytes:
         raise RequestError(
-            f"There is no room in {run_dir}: a checkpoint needs {describe_bytes(needed_bytes)} and "
-            f"{describe_bytes(free)} are free; make room or choose another run folder."
+            f"There is no room in {folder}: {describe_bytes(needed_bytes)} are needed and {describe_bytes(free)} "
+            "are free; make room or choose another folder."
         )
 
 

@@ -55,8 +55,8 @@ def save_checkpoint(
     Args:
         run_dir: The run's folder, seen by all ranks.
         step: Steps done; names the folder ``checkpoints/step-000100``.
-        state: This rank's tensors by their names in the unsplit model. A name that several ranks hold (a tied
-            parameter, copies of data parallelism) has equal values there and is saved once.
+        state: This rank's tensors by their names in the unsplit model, persistent buffers included. A name that
+            several ranks hold (a tied parameter, copies of data parallelism) has equal values there and is saved once.
         meta: What a reader must know before the tensors, as JSON; the first rank's is written to ``meta.json``.
         keep: How many whole checkpoints remain, this one included.
         group: The ranks that save; all of them when None, this process alone when there is no process group.
