@@ -1,5 +1,6 @@
 """Layout, partition and the explanation."""
 
+from headrace.plan.explain import StageRow, stage_rows
 from headrace.plan.partition import bounds_from_cuts, check_num_stages, partition
 from headrace.plan.plan import Layout, Plan, Prediction
 from headrace.plan.planner import make_plan
@@ -10,6 +11,7 @@ __all__ = [
     "Layout",
     "Plan",
     "Prediction",
+    "StageRow",
     "Wanted",
     "bounds_from_cuts",
     "check_num_stages",
@@ -17,4 +19,5 @@ __all__ = [
     "microbatch_choices",
     "microbatch_rows",
     "partition",
+    "stage_rows",
 ]

@@ -42,14 +42,12 @@ class Candidate:
     Attributes:
         plan: The choices and their prediction.
         prediction: The same as ``plan.prediction``.
-        stages: Prices of the stages.
         simulation: One step of the pipeline, without the optimizer.
         devices: Of the stages.
     """
 
     plan: Plan
     prediction: Prediction
-    stages: StageCosts = field(repr=False)
     simulation: Simulation = field(repr=False)
     devices: tuple[Device, ...] = field(repr=False)
 
@@ -87,10 +85,10 @@ def make_candidate(
     priced = {bounds: stage_costs(prices.costs, bounds, speeds) for bounds in cut}
     simulated = {bounds: simulate(checked, stages, prices.costs.link) for bounds, stages in priced.items()}
     bounds = min(simulated, key=lambda bounds: simulated[bounds].step_s)
-    prediction = _predict(job, prices, bounds, speeds, simulated[bounds])
+    prediction = _predict(job, prices, bounds, speeds, priced[bounds], simulated[bounds])
     layout = Layout(1, num_stages, 1, 1, bounds, checked.schedule.placement)
     plan = Plan(layout, schedule, microbatches, microbatch_size, recompute, prediction, (), prices.costs.source)
-    return Candidate(plan, prediction, priced[bounds], simulated[bounds], devices)
+    return Candidate(plan, prediction, simulated[bounds], devices)
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,12 @@ def _cuts(
 
 
 def _predict(
-    job: Job, prices: _Prices, bounds: tuple[int, ...], speeds: list[float], simulation: Simulation
+    job: Job,
+    prices: _Prices,
+    bounds: tuple[int, ...],
+    speeds: list[float],
+    stages: StageCosts,
+    simulation: Simulation,
 ) -> Prediction:
     states = [state_bytes(job.chain, range(a, b)) for a, b in pairwise(bounds)]
     slowest = max(state.parameter_bytes / speed for state, speed in zip(states, speeds, strict=True))
@@ -150,4 +153,7 @@ def _predict(
         activation_bytes=tuple(peak + working for peak, working in activations),
         messages=simulation.messages,
         message_bytes=simulation.message_bytes,
+        stage_f_s=stages.f_s,
+        stage_b_s=tuple(i_s + w_s for i_s, w_s in zip(stages.i_s, stages.w_s, strict=True)),
+        in_flight=simulation.checked.stage_peak_in_flight,
     )

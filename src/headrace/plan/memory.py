@@ -28,7 +28,15 @@ def num_held_parameters(chain: Chain, layers: Collection[int]) -> int:
 
 
 def state_bytes(chain: Chain, layers: Collection[int]) -> StateBytes:
-    """Parameters, their gradients in the same precision, and the state of AdamW on a rank with these layers."""
+    """Parameters, their gradients in the same precision, and the state of AdamW on a rank with these layers.
+
+    A tied head gathers a gradient of its own over the micro-batches, also where it shares the embedding's matrix.
+    """
     num_parameters = num_held_parameters(chain, layers)
-    parameter_bytes = num_parameters * chain.dtype_bytes
-    return StateBytes(parameter_bytes, parameter_bytes, num_parameters * ADAMW_BYTES_PER_PARAMETER)
+    twice_gathered = bool(chain.tied) and {0, len(chain.layers) - 1} <= set(layers)
+    num_gradients = num_parameters + chain.vocab_size * chain.hidden_size * twice_gathered
+    return StateBytes(
+        num_parameters * chain.dtype_bytes,
+        num_gradients * chain.dtype_bytes,
+        num_parameters * ADAMW_BYTES_PER_PARAMETER,
+    )

@@ -35,7 +35,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the plan should give when it runs; lists have one entry a pipeline rank.
+    """What the plan should give when it runs; tuples of bytes have one entry a pipeline rank.
 
     Attributes:
         step_s: Seconds of one optimizer step, the optimizer's own update included.
@@ -44,6 +44,8 @@ class Prediction:
         parameter_bytes, gradient_bytes, optimizer_bytes, activation_bytes: At the peak of the step.
         messages: Messages between stages in one step.
         message_bytes: Their bytes.
+        stage_f_s, stage_b_s: Seconds of the forward and the full backward of one micro-batch, one entry a stage.
+        in_flight: The most micro-batches whose activations a stage holds at a time, one entry a stage.
     """
 
     step_s: float
@@ -55,6 +57,9 @@ class Prediction:
     activation_bytes: tuple[int, ...]
     messages: int
     message_bytes: int
+    stage_f_s: tuple[float, ...] = ()
+    stage_b_s: tuple[float, ...] = ()
+    in_flight: tuple[int, ...] = ()
 
     def memory_bytes(self, rank: int) -> int:
         """All that pipeline rank ``rank`` holds at its peak."""

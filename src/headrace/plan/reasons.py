@@ -71,11 +71,11 @@ def _fill(candidate: Candidate) -> str:
 
 def _cut(job: Job, chosen: Candidate) -> str:
     """Who holds what (of many stages the first, the slowest and the last), and what an even cut would take."""
-    bounds, stages = chosen.plan.layout.bounds, chosen.stages
+    bounds = chosen.plan.layout.bounds
     spans, last = list(pairwise(bounds)), len(bounds) - 2
     if last == 0:
         return ""
-    stage_s = [sum(parts) for parts in zip(stages.f_s, stages.i_s, stages.w_s, strict=True)]
+    stage_s = [sum(parts) for parts in zip(chosen.prediction.stage_f_s, chosen.prediction.stage_b_s, strict=True)]
     named = range(last + 1) if last < 4 else sorted({0, stage_s.index(max(stage_s)), last})
     held = [f"stage {s} {layers_text(job.chain, *spans[s])} ({seconds_text(stage_s[s])})" for s in named]
     return f"Layers, with seconds of a micro-batch: {listing(held)}{_even_cut(job, chosen)}."

@@ -1,0 +1,240 @@
+"""The planner against closed forms, an exhaustive search, and the field's reports."""
+
+from itertools import combinations, pairwise
+
+import pytest
+from handmade_chains import make_chain, make_costs
+
+from headrace.cluster import Cluster, Device, Link
+from headrace.costs import LinkCosts, stage_costs
+from headrace.errors import RequestError
+from headrace.plan import Plan, Wanted, make_plan, microbatch_choices, microbatch_rows
+from headrace.schedule import make_schedule
+from headrace.simulate import simulate
+
+
+def device(memory_bytes=16 * 10**9, flops_per_s=1e11):
+    return Device("made up", "cpu", memory_bytes, flops_per_s, 1e10)
+
+
+def cluster(*devices):
+    return Cluster(devices, Link(0.0, 1e9))
+
+
+def plan_for(chain, devices, wanted=None, batch_rows=16, tokens=16, **prices):
+    return make_plan(
+        chain,
+        lambda rows: make_costs(chain, rows=rows, **prices),
+        cluster(*devices),
+        batch_rows,
+        tokens,
+        wanted or Wanted(),
+    )
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+@pytest.mark.parametrize(("pp", "microbatches"), [(1, 4), (2, 2), (2, 8), (4, 4), (4, 16)])
+def test_equal_stages_take_the_time_and_idle_as_the_papers_say(schedule, pp, microbatches):
+    wanted = Wanted(pp=pp, schedule=schedule, microbatches=microbatches)
+    plan, simulation = plan_for(make_chain(8), [device()] * pp, wanted)
+    stage_s = 8 / pp * 3 * 0.001 * (16 / microbatches)
+    # Narayanan et al. 2104.04473, section 2.2: m + p - 1 turns, of which p - 1 are idle.
+    assert plan.prediction.step_s == pytest.approx((microbatches + pp - 1) * stage_s)
+    assert plan.prediction.idle_share == pytest.approx((pp - 1) / (microbatches + pp - 1))
+    assert plan.prediction.messages == 2 * (pp - 1) * microbatches
+    assert simulation.step_s == plan.prediction.step_s
+
+
+def test_the_optimizer_adds_the_seconds_of_the_heaviest_rank():
+    plan, simulation = plan_for(make_chain(8), [device()] * 2, Wanted(pp=2), optimizer_s_per_byte=1e-6)
+    added_s = plan.prediction.step_s - simulation.step_s
+    assert added_s == pytest.approx(1e-6 * max(plan.prediction.parameter_bytes))
+    assert plan.prediction.tokens_per_s == pytest.approx(16 * 16 / plan.prediction.step_s)
+
+
+@pytest.mark.parametrize("latency_s", [0.0, 0.002, 0.02])
+def test_no_open_choice_has_a_clearly_faster_alternative(latency_s):
+    chain, link = make_chain(4), LinkCosts(latency_s, 1e12)
+    prices = {"link": link, "stage_s": 0.001, "head_s": 0.002}
+    found = plan_for(chain, [device()] * 3, batch_rows=8, **prices)[0]
+
+    def step_s(bounds, schedule, microbatches):
+        costs = make_costs(chain, rows=-(-8 // microbatches), **prices)
+        order = make_schedule(schedule, len(bounds) - 1, microbatches)
+        return simulate(order, stage_costs(costs, bounds), link).step_s
+
+    best_s = min(
+        step_s((0, *inner, 6), schedule, microbatches)
+        for pp in (1, 2, 3)
+        for inner in combinations(range(1, 6), pp - 1)
+        for schedule in ("gpipe", "1f1b")
+        for microbatches in range(pp, 9)
+    )
+    assert found.prediction.step_s <= 1.02 * best_s  # Steps within 1% count as equal, twice: within pp and between.
+
+
+def test_latency_and_overhead_make_fewer_microbatches_worth_their_idle_time():
+    def chosen(**prices):
+        return plan_for(make_chain(8), [device()] * 2, Wanted(pp=2), **prices)[0].microbatches
+
+    assert chosen() == 16
+    assert 2 <= chosen(stage_s=0.05) < 16
+
+
+def test_of_equal_times_less_memory_wins():
+    plan, _ = plan_for(make_chain(8), [device()] * 2, Wanted(pp=2, microbatches=8))
+    assert plan.schedule == "1f1b"
+    assert any("1f1b holds at most 2 of 8 micro-batches at a time; gpipe would hold 8" in r for r in plan.reasons)
+
+
+def test_a_memory_limit_takes_the_slower_schedule_that_fits():
+    link = LinkCosts(0.002, 1e12)  # 1F1B pays each latency, GPipe hides them.
+    wanted = Wanted(pp=2, microbatches=8, recompute="none")
+    wide, _ = plan_for(make_chain(8), [device()] * 2, wanted, link=link)
+    assert wide.schedule == "gpipe"
+    limit = wide.prediction.memory_bytes(0) - 1000
+    tight, _ = plan_for(make_chain(8), [device(limit)] * 2, wanted, link=link)
+    assert tight.schedule == "1f1b"
+    assert max(map(tight.prediction.memory_bytes, range(2))) <= limit
+
+
+# FR-70: stages of equal parameters, yet the first device needs far more memory.
+def test_saved_activations_of_1f1b_fall_from_stage_to_stage():
+    wanted = Wanted(pp=4, schedule="1f1b", microbatches=8)
+    plan, _ = plan_for(make_chain(8), [device()] * 4, wanted, batch_rows=8)
+    unit = 2 * 1000  # Two layers a stage, 1000 bytes each.
+    assert plan.prediction.activation_bytes == (4 * unit, 3 * unit, 2 * unit, unit)
+
+
+def test_with_memory_for_two_and_a_half_microbatches_the_plan_fits_and_says_why():
+    chain = make_chain(8)
+    wanted = Wanted(pp=4, schedule="1f1b", microbatches=8, cuts=(2, 2, 2, 2))
+    state = max(sum(parts) for parts in zip(*_states(chain, wanted), strict=True))
+    limit = state + int(2.5 * 2000)
+    plan, _ = plan_for(chain, [device(limit)] * 4, wanted, batch_rows=8)
+    assert plan.recompute == "full"
+    assert all(plan.prediction.memory_bytes(rank) <= limit for rank in range(4))
+    assert any("without it rank 0 would need" in reason for reason in plan.reasons)
+
+
+def _states(chain, wanted):
+    got = plan_for(chain, [device()] * 4, wanted, batch_rows=8)[0].prediction
+    return got.parameter_bytes, got.gradient_bytes, got.optimizer_bytes
+
+
+def test_with_memory_short_on_one_stage_the_cut_moves_layers_away_from_it():
+    chain = make_chain(8)
+    wanted = Wanted(pp=2, microbatches=8, schedule="1f1b", recompute="none")
+    free, _ = plan_for(chain, [device()] * 2, wanted)
+    limit = free.prediction.memory_bytes(0) - 1
+    plan, _ = plan_for(chain, [device(limit), device()], wanted)
+    assert plan.layout.bounds[1] < free.layout.bounds[1]
+    assert plan.prediction.memory_bytes(0) <= limit
+
+
+# FR-58: do I need a pipeline?
+def test_a_model_that_one_device_runs_fastest_gets_no_pipeline_with_numbers():
+    prices = {"layer_s": 1e-5, "link": LinkCosts(5e-4, 1e9), "stage_s": 1e-4}
+    plan, _ = plan_for(make_chain(4), [device()] * 4, **prices)
+    assert plan.layout.pp == 1
+    assert plan.reasons[0].startswith("One device holds this model (")
+    assert "of 16 GB" in plan.reasons[0]
+    assert "No pipeline needed" in plan.reasons[0]
+    assert "data parallelism" in plan.reasons[0]
+
+
+def test_a_model_that_one_device_does_not_hold_gets_a_pipeline_with_numbers():
+    chain = make_chain(8)
+    whole = plan_for(chain, [device()])[0].prediction
+    plan, _ = plan_for(chain, [device(int(0.7 * whole.memory_bytes(0)))] * 2, layer_s=1e-6, link=LinkCosts(0.01, 1e9))
+    assert plan.layout.pp == 2
+    assert "one device does not hold this model" in plan.reasons[0]
+
+
+# FR-63: devices of unequal speed.
+def test_a_device_of_half_speed_gets_half_the_layers_and_a_shorter_step_than_the_even_cut():
+    devices = [device(), device(flops_per_s=0.5e11), device()]
+    plan, _ = plan_for(make_chain(10), devices, Wanted(pp=3, microbatches=8))
+    counts = [b - a for a, b in pairwise(plan.layout.bounds)]
+    assert counts == [5, 2, 5]  # Embedding and head are among them, and free here.
+    even, _ = plan_for(make_chain(10), devices, Wanted(microbatches=8, cuts=(3, 4, 3)))
+    assert plan.prediction.step_s < 0.8 * even.prediction.step_s
+
+
+# FR-69: batch arithmetic is printed, and each row is used once.
+def test_the_plan_says_rows_of_a_microbatch_and_tokens_of_a_step():
+    plan, _ = plan_for(make_chain(4), [device()] * 2, Wanted(pp=2, microbatches=4), batch_rows=8)
+    assert plan.microbatch_size == 2
+    assert any("4 micro-batches of 2 rows (8 rows, 128 tokens a step)" in reason for reason in plan.reasons)
+
+
+def test_a_batch_that_does_not_divide_gives_microbatches_that_differ_by_one_row():
+    plan, _ = plan_for(make_chain(4), [device()] * 3, Wanted(pp=3, microbatches=3), batch_rows=8)
+    assert plan.microbatch_size == 3
+    assert any("3 micro-batches of 3 rows or 2 rows (8 rows, 128 tokens a step)" in reason for reason in plan.reasons)
+    assert microbatch_rows(8, 3) == (3, 3, 2)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 8, 30, 512])
+@pytest.mark.parametrize("num_stages", [1, 2, 5])
+def test_choices_of_microbatches_use_each_row_once_and_keep_all_even_splits(batch_rows, num_stages):
+    choices = microbatch_choices(batch_rows, num_stages)
+    fewest = min(num_stages, batch_rows)
+    assert choices[0] == fewest
+    assert choices[-1] == batch_rows
+    assert set(choices) >= {m for m in range(fewest, batch_rows + 1) if batch_rows % m == 0}
+    for number in choices:
+        rows = microbatch_rows(batch_rows, number)
+        assert (sum(rows), len(rows)) == (batch_rows, number)
+        assert 0 <= max(rows) - min(rows) <= 1
+        assert rows == tuple(sorted(rows, reverse=True))
+
+
+def test_a_plan_survives_json():
+    plan, _ = plan_for(make_chain(4), [device()] * 2)
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan.costs_source == "measured"
+
+
+def test_prices_are_asked_for_once_for_each_number_of_rows():
+    chain, asked = make_chain(4), []
+
+    def costs_of(rows):
+        asked.append(rows)
+        return make_costs(chain, rows=rows)
+
+    make_plan(chain, costs_of, cluster(device(), device()), 8, 16, Wanted())
+    assert sorted(asked) == [1, 2, 3, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        (Wanted(dp=2), "dp=2 was asked for, .*only dp=1 works"),
+        (Wanted(tp=4), "tp=4 was asked for, .*only tp=1 works"),
+        (Wanted(chunks=2), "chunks=2 was asked for, .*only chunks=1 works"),
+        (Wanted(pp=3), "pp=3 needs 3 devices but the cluster has 2; at most pp=2"),
+        (Wanted(pp=5), "5 stages but only 4 layers; at most pp=4"),
+        (Wanted(pp=2, cuts=(4,)), r"pp=2 but cuts \[4\] name 1 stages; set pp=1"),
+        (Wanted(cuts=(3, 2)), r"Cuts \[3, 2\] hold 5 layers but the model has 4"),
+        (Wanted(microbatches=9), "9 micro-batches cannot be cut from 8 rows, .*microbatches=8"),
+        (Wanted(microbatches=0), "0 micro-batches cannot be cut from 8 rows, .*microbatches=1"),
+        (Wanted(schedule="1f1c"), "there is no schedule '1f1c'; did you mean '1f1b'"),
+        (Wanted(recompute="half"), "no recompute=half; choose none or full"),
+    ],
+)
+def test_choices_that_cannot_be_met_are_refused_with_what_works(wanted, text):
+    with pytest.raises(RequestError, match=text):
+        plan_for(make_chain(4), [device()] * 2, wanted, batch_rows=8)
+
+
+def test_an_empty_cluster_and_an_empty_batch_are_refused():
+    with pytest.raises(RequestError, match="The cluster has 0 devices"):
+        plan_for(make_chain(4), [])
+    with pytest.raises(RequestError, match="The batch has 0 rows"):
+        plan_for(make_chain(4), [device()], batch_rows=0)
+
+
+def test_a_model_that_fits_nowhere_is_refused_with_both_numbers():
+    with pytest.raises(RequestError, match=r"Nothing fits: even pp=2 .* needs 837 kB on rank \d, which has 100 kB"):
+        plan_for(make_chain(8), [device(100_000)] * 2)
