@@ -131,9 +131,9 @@ def test_title_and_verdict_come_first_with_predicted_against_measured(page: Page
 def test_hover_names_the_op_with_start_and_length_in_both_timelines(page: Page, run: Path) -> None:
     page.open(run)
     tip = page.hover(35, ROW_0)
-    assert tip.startswith("F forward · stage 0 · micro-batch 0")
-    assert "Predicted on rank 0: starts at 0, takes 18.0 ms" in tip
-    assert "Measured on rank 0: starts at 0, takes" in tip
+    assert tip.startswith("F forward · micro-batch 0 · stage 0 on rank 0")
+    assert "Predicted starts at 0, takes 18.0 ms" in tip
+    assert "Measured starts at 0, takes" in tip
     assert page.hover(35, 5) == ""
 
 
@@ -148,7 +148,7 @@ def test_it_draws_in_both_themes(
     # Top left of the first span, clear of its number: the theme's colour of F.
     drawn = page.js("[...arguments[0].getContext('2d').getImageData(31, 31, 1, 1).data]", page.canvas)
     assert drawn == ([58, 128, 196, 255] if theme == "dark" else [42, 104, 168, 255])
-    page.hover(200, ROW_0)
+    assert page.hover(60, ROW_0)
     page.picture(f"{ranks}x{microbatches}-{theme}")
 
 
@@ -170,7 +170,7 @@ def test_a_phone_shows_all_of_it_without_sideways_scrolling_and_a_tap_names_the_
     touch = [dict(zip("xy", page.at(32, ROW_0), strict=True))]
     page.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": touch})
     page.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    assert page.text(".tip").startswith("F forward · stage 0 · micro-batch ")
+    assert page.text(".tip").startswith("F forward · micro-batch ")
     tip = page.js("document.querySelector('.tip').getBoundingClientRect().toJSON()")
     assert tip["left"] >= 0
     assert tip["right"] <= 360
@@ -180,11 +180,11 @@ def test_a_phone_shows_all_of_it_without_sideways_scrolling_and_a_tap_names_the_
 
 def test_keys_move_between_ops_and_ranks(page: Page, run: Path) -> None:
     page.open(run)
-    assert page.keys(Keys.ARROW_RIGHT).startswith("F forward · stage 0 · micro-batch 0")
-    assert page.keys(Keys.ARROW_RIGHT).startswith("F forward · stage 0 · micro-batch 1")
-    assert page.keys(Keys.ARROW_LEFT).startswith("F forward · stage 0 · micro-batch 0")
-    assert page.keys(Keys.ARROW_DOWN).startswith("F forward · stage 1 · micro-batch 0")
-    assert page.keys(Keys.ARROW_RIGHT).startswith("B backward · stage 1 · micro-batch 0")
+    assert page.keys(Keys.ARROW_RIGHT).startswith("F forward · micro-batch 0 · stage 0 on rank 0")
+    assert page.keys(Keys.ARROW_RIGHT).startswith("F forward · micro-batch 1 · stage 0 on rank 0")
+    assert page.keys(Keys.ARROW_LEFT).startswith("F forward · micro-batch 0 · stage 0 on rank 0")
+    assert page.keys(Keys.ARROW_DOWN).startswith("F forward · micro-batch 0 · stage 1 on rank 1")
+    assert page.keys(Keys.ARROW_RIGHT).startswith("B backward · micro-batch 0 · stage 1 on rank 1")
     assert page.keys(Keys.ESCAPE) == ""
 
 
@@ -260,7 +260,7 @@ def test_nothing_predicted_leaves_the_measured_half(page: Page, tmp_path: Path) 
     (run / "predicted_timeline.json").unlink()
     page.open(run)
     assert "The plan gives no reasons." in page.text("main")
-    assert page.hover(32, ROW_0).startswith("F forward · stage 0 · micro-batch 0Measured on rank 0")
+    assert page.hover(32, ROW_0).startswith("F forward · micro-batch 0 · stage 0 on rank 0Measured starts at 0, takes")
 
 
 def test_sixty_four_ranks_with_thousands_of_spans_stay_readable_by_pointer(page: Page, tmp_path: Path) -> None:
@@ -268,5 +268,5 @@ def test_sixty_four_ranks_with_thousands_of_spans_stay_readable_by_pointer(page:
     assert page.js("document.documentElement.scrollWidth <= innerWidth")
     for _ in range(8):
         page.press("Zoom in")
-    assert " · stage 63 · micro-batch " in page.hover(500, 28 + 63 * 8 + 3)
+    assert " · stage 63 on rank 63" in page.hover(500, 28 + 63 * 8 + 3)
     page.picture("64x128-zoomed")

@@ -4,8 +4,7 @@ const MARGIN = { top: 10, right: 12, bottom: 22, left: 42 };
 
 // points: [step, value or null]; reference: a value that is drawn as a dashed line.
 function showCurve(host, points, { format, fromZero = false, reference = null }) {
-  const finite = points.filter(([, value]) => value !== null);
-  if (!finite.length) {
+  if (points.every(([, value]) => value === null)) {
     host.append(note(points.length ? "No step has a finite value." : "No step is recorded yet (metrics.jsonl)."));
     return;
   }
@@ -22,7 +21,7 @@ function showCurve(host, points, { format, fromZero = false, reference = null })
   };
   const draw = () => {
     say();
-    state.scale = scaleOf(picture, finite, { fromZero, reference });
+    state.scale = scaleOf(picture, points, { fromZero, reference });
     const { chosen, scale } = state;
     const marks = cursor(scale, chosen ?? points.at(-1), chosen);
     picture.replaceChildren(...axes(scale), ...lines(scale, points, reference), ...marks);
@@ -44,14 +43,14 @@ function showCurve(host, points, { format, fromZero = false, reference = null })
   new ResizeObserver(draw).observe(host);
 }
 
-function scaleOf(picture, finite, { fromZero, reference }) {
+function scaleOf(picture, points, { fromZero, reference }) {
   const { clientWidth: width, clientHeight: height } = picture;
-  const values = finite.map(([, value]) => value).concat(reference ?? []);
+  const values = points.map(([, value]) => value).concat(reference).filter((value) => value !== null);
   let low = fromZero ? 0 : values.reduce((a, b) => Math.min(a, b));
   let high = values.reduce((a, b) => Math.max(a, b));
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   [low, high] = [fromZero ? 0 : low - room, high + room];
-  const [first, last] = [finite[0][0], finite.at(-1)[0]];
+  const [first, last] = [points[0][0], points.at(-1)[0]];
   const across = (width - MARGIN.left - MARGIN.right) / (last - first || 1);
   const up = (height - MARGIN.top - MARGIN.bottom) / (high - low);
   return {

@@ -117,17 +117,18 @@ function choose(view, span, x = 0) {
 
 function tipOf(view, span) {
   const found = view.panels.map(({ byOp }) => byOp.get(opKey(span))).filter(Boolean);
-  const times = ({ start, end }) => `starts at ${seconds(start)}, takes ${seconds(end - start)}`;
-  const lines = found.map((one) => html("span", {}, `${PANEL_WORDS[one.panel]} on rank ${one.rank}: ${times(one)}`));
-  return [html("b", {}, opName(span)), ...lines];
+  const lines = found.map(({ panel, start, end }) => [
+    PANEL_WORDS[panel], ` starts at ${seconds(start)}, `, `takes ${seconds(end - start)}`,
+  ]);
+  return [html("b", {}, opName(span)), ...lines.flat().map((words) => html("span", {}, words))];
 }
 
-// Below the chosen row, or above it where the canvas ends; never outside of the canvas.
-function placeTip({ tip, chosen, panels, width, canvas }, x) {
+// On the side of the chosen row that is away from the other timeline, so that the same op there stays in sight.
+function placeTip({ tip, chosen, panels, width }, x) {
   const panel = panels.find(({ name }) => name === chosen.panel);
   const row = panel.top + chosen.rank * panel.rowHeight;
-  const below = row + panel.rowHeight + 8;
-  const top = below + tip.offsetHeight <= canvas.clientHeight ? below : row - tip.offsetHeight - 8;
+  const first = panel === panels[0] && panels.length > 1;
+  const top = first ? row - tip.offsetHeight - 8 : row + panel.rowHeight + 8;
   const left = Math.min(Math.max(x - tip.offsetWidth / 2, 0), width - tip.offsetWidth);
   tip.style.transform = `translate(${Math.round(Math.max(left, 0))}px, ${Math.round(top)}px)`;
 }

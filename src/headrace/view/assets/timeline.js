@@ -14,8 +14,8 @@ const HINT = "Each row is a rank; the number in an op is its micro-batch. Point 
 const KEYS = "Arrow keys move between ops and ranks, plus and minus zoom, 0 shows the whole step.";
 
 const KINDS = Object.keys(OP_WORDS);
-const opName = ({ kind, stage, microbatch }) =>
-  `${kind} ${OP_WORDS[kind]} · stage ${stage} · micro-batch ${microbatch}`;
+const opName = ({ rank, kind, stage, microbatch }) =>
+  `${kind} ${OP_WORDS[kind]} · micro-batch ${microbatch} · stage ${stage} on rank ${rank}`;
 const opKey = ({ kind, stage, microbatch }) => `${kind}/${stage}/${microbatch}`;
 
 // Rows of spans in time order, and each span by its op.
@@ -113,7 +113,7 @@ function drawAxis(view, { pen, colours, font }, height) {
   for (const time of times) {
     const x = Math.round(timeToX(view, time)) + 0.5;
     pen.fillStyle = colours.line;
-    pen.fillRect(x - 0.5, HEADING - 4, 1, height - HEADING - AXIS + 8);
+    for (const { top, rows, rowHeight } of view.panels) pen.fillRect(x - 0.5, top - 3, 1, rows.length * rowHeight + 6);
     pen.fillStyle = colours.muted;
     const label = time === 0 ? "0" : axisLabel(time, view.to);
     const room = pen.measureText(label).width / 2 + 1;
