@@ -17,3 +17,7 @@ class RunError(HeadraceError):
     """A job that had begun has failed."""
 
     exit_code = 1
+
+
+class PeerLostError(RunError):
+    """A rank could not go on because another one is gone or stuck: never the first cause."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from headrace.chain.microbatch import MicroBatch
 from headrace.engine.program import Program
 from headrace.engine.transport import Inbox, Local, Outbox
-from headrace.errors import RunError
+from headrace.errors import PeerLostError
 from headrace.schedule import Transfer
 
 
@@ -56,13 +56,13 @@ class Channels:
         """Waits for what ``transfer`` names.
 
         Raises:
-            RunError: The peer is gone, or did not answer in time.
+            PeerLostError: The peer is gone, or did not answer in time.
         """
         try:
             inbox = self._inboxes[transfer.source_stage, transfer.target_stage]
             return inbox.take(transfer.microbatch, self.timeout)
         except RuntimeError as error:
-            raise RunError(
+            raise PeerLostError(
                 f"rank {transfer.target_rank} (stage {transfer.target_stage}) waited for the {transfer.what} of "
                 f"micro-batch {transfer.microbatch} from rank {transfer.source_rank} (stage {transfer.source_stage}), "
                 f"which is gone or stuck: {str(error).splitlines()[0]}"
@@ -72,12 +72,12 @@ class Channels:
         """Sends what ``transfer`` names.
 
         Raises:
-            RunError: The peer is gone.
+            PeerLostError: The peer is gone.
         """
         try:
             self._outboxes[transfer.source_stage, transfer.target_stage].put(tensor)
         except RuntimeError as error:
-            raise RunError(
+            raise PeerLostError(
                 f"rank {transfer.source_rank} (stage {transfer.source_stage}) could not send the {transfer.what} of "
                 f"micro-batch {transfer.microbatch} to rank {transfer.target_rank}: {str(error).splitlines()[0]}"
             ) from error

@@ -16,7 +16,7 @@ from headrace.engine.memory import peak_memory_bytes
 from headrace.engine.parameters import Parameters
 from headrace.engine.program import Program
 from headrace.engine.stage import Stage
-from headrace.errors import HeadraceError, RunError
+from headrace.errors import HeadraceError, PeerLostError, RunError
 from headrace.plan import Plan
 from headrace.schedule import Op, check, make_schedule
 from headrace.simulate import Span, Timeline
@@ -151,6 +151,14 @@ class Engine:
             stop=any(word.stop for word in words),
         )
 
+    def persistent_buffers(self) -> dict[str, Tensor]:
+        """Buffers that belong to the model's weights, by global name (few types have any)."""
+        found: dict[str, Tensor] = {}
+        for stage in self._stages.values():
+            parameters = dict(stage.part.named_parameters())
+            found |= {n: t for n, t in stage.part.model.state_dict().items() if n not in parameters}
+        return found
+
     def timeline(self) -> Timeline:
         """The ops of the last step on all ranks; every rank must call it."""
         mine = [Span(self.rank, op, a - self._sync_s, b - self._sync_s) for op, a, b in self._spans]
@@ -177,7 +185,7 @@ class Engine:
             words = self._agreement.exchange(mine)
         except RuntimeError as error:
             first = str(error).splitlines()[0]
-            raise RunError(f"rank {self.rank} waited for the other ranks at the end of the step: {first}") from error
+            raise PeerLostError(f"rank {self.rank} waited for the other ranks at the end of the step: {first}") from error
         self._sync_s, self._next_sync_s = self._next_sync_s, time.perf_counter()
         return words
 

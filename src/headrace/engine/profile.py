@@ -1,0 +1,215 @@
+"""Measured costs: the real layers on the real device, run as the engine runs them."""
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from headrace.chain.build import ModelSource
+from headrace.chain.chain import Chain
+from headrace.chain.microbatch import MicroBatch
+from headrace.chain.part import Part
+from headrace.costs import Costs, LayerCosts, LinkCosts
+from headrace.engine.stage import Stage
+
+Progress = Callable[[int, int, str], None]
+
+REPEATS = 5
+LONG_S = 0.5
+"""Micro-batches that take a layer longer than this are not measured but extrapolated from smaller ones."""
+
+
+class Profiler:
+    """Prices of a model's layers on one device, by rows of a micro-batch; each kind of layer is measured once.
+
+    Rows that are powers of two are measured, the others lie on the line through their neighbours.
+    """
+
+    def __init__(
+        self, source: ModelSource, sequence_length: int, device: torch.device, link: LinkCosts, progress: Progress
+    ) -> None:
+        """Measures nothing yet.
+
+        Args:
+            source: The model.
+            sequence_length: Tokens of a row.
+            device: Where to measure.
+            link: Price of a message, passed on.
+            progress: Told what is being measured.
+        """
+        self._source, self._length, self._device = source, sequence_length, device
+        self._link, self._progress = link, progress
+        self._chain = source.chain()
+        self._measured = cache(self._measure)
+
+    def __call__(self, rows: int) -> Costs:
+        """Prices at micro-batches of ``rows`` rows."""
+        low = 1 << (rows.bit_length() - 1)
+        while low > 1 and self._is_long(low // 2):
+            low //= 2
+        if low == rows:
+            return self._measured(rows)
+        high = low * 2
+        if self._is_long(low):
+            low, high = max(low // 2, 1), low
+        if low == high:
+            return _scaled(self._measured(low), rows / low)
+        return _line(self._measured(low), self._measured(high), (rows - low) / (high - low))
+
+    def _is_long(self, rows: int) -> bool:
+        return max(layer.f_s + layer.i_s + layer.w_s for layer in self._measured(rows).layers) > LONG_S
+
+    def _measure(self, rows: int) -> Costs:
+        chain, length = self._chain, self._length
+        batch = _random_batch(chain.vocab_size, rows, length, self._device)
+        hidden_shape = (rows, length, chain.hidden_size)
+        empty = _time_part(self._source.build(1, 1, self._device), batch, hidden_shape)
+        by_kind: dict[str, LayerCosts] = {}
+        kinds = {layer.kind: index for index, layer in reversed(list(enumerate(chain.layers)))}
+        optimizer_s_per_byte = 0.0
+        for done, (kind, index) in enumerate(kinds.items()):
+            self._progress(done, len(kinds), f"measuring {rows} x {length} tokens")
+            part = self._source.build(index, index + 1, self._device)
+            times = _time_part(part, batch, hidden_shape)
+            by_kind[kind] = LayerCosts(
+                f_s=max(times[0] - empty[0], 0.0),
+                i_s=max(times[1] - empty[1], 0.0),
+                w_s=times[2],
+                parameter_bytes=chain.layers[index].num_parameters * chain.dtype_bytes,
+                saved_bytes=_saved_bytes(part, batch, hidden_shape),
+                weight_saved_bytes=_weight_saved_bytes(part, rows * length, chain.dtype_bytes),
+                output_bytes=rows * length * chain.hidden_size * chain.dtype_bytes,
+            )
+            if index == 1:
+                optimizer_s_per_byte = _time_optimizer(part) / by_kind[kind].parameter_bytes
+        self._progress(len(kinds), len(kinds), f"measuring {rows} x {length} tokens")
+        layers = tuple(by_kind[layer.kind] for layer in chain.layers)
+        return Costs(layers, self._link, empty[0], empty[1], optimizer_s_per_byte, "measured")
+
+
+def _random_batch(vocab_size: int, rows: int, length: int, device: torch.device) -> MicroBatch:
+    ids = torch.randint(0, vocab_size, (rows, length), device=device)
+    return MicroBatch(ids, ids, rows * (length - 1))
+
+
+def _time_part(part: Part, batch: MicroBatch, hidden_shape: tuple[int, ...]) -> tuple[float, float, float]:
+    """Median seconds of F, I and W."""
+    stage = Stage(part, split_backward=True)
+    gradient = torch.randn(hidden_shape, dtype=part.model.config.dtype, device=batch.input_ids.device)
+
+    def once() -> tuple[float, float, float]:
+        hidden = None if part.has_embedding else torch.randn_like(gradient)
+        clock = _Clock(batch.input_ids.device)
+        output = stage.forward(0, hidden, batch)
+        f_s = clock.lap_s()
+        stage.input_backward(0, None if output is None else gradient)
+        i_s = clock.lap_s()
+        stage.weight_backward(0)
+        return f_s, i_s, clock.lap_s()
+
+    laps = [once() for _ in range(REPEATS + 2)][2:]
+    f_s, i_s, w_s = (statistics.median(lap) for lap in zip(*laps, strict=True))
+    return f_s, i_s, w_s
+
+
+class _Clock:
+    """Seconds of what the device has done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last_s = self._now_s()
+
+    def lap_s(self) -> float:
+        """Since the last call."""
+        now_s = self._now_s()
+        lap_s, self._last_s = now_s - self._last_s, now_s
+        return lap_s
+
+    def _now_s(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def _time_optimizer(part: Part) -> float:
+    parameters = [p for _, p in part.named_parameters()]
+    optimizer = torch.optim.AdamW(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+
+    def once() -> float:
+        clock = _Clock(parameters[0].device)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        return clock.lap_s()
+
+    return statistics.median([once() for _ in range(REPEATS + 1)][1:])
+
+
+def _saved_bytes(part: Part, batch: MicroBatch, hidden_shape: tuple[int, ...]) -> int:
+    """Bytes that autograd keeps for the backward of one micro-batch, parameters apart, each memory once."""
+    own = {p.untyped_storage().data_ptr() for _, p in part.named_parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    hidden = None
+    if not part.has_embedding:
+        hidden = torch.randn(hidden_shape, dtype=part.model.config.dtype, device=batch.input_ids.device, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = part.forward(hidden, batch)
+    for tensor in (hidden, output):
+        if tensor is not None:
+            pack(tensor)
+    return sum(kept.values())
+
+
+def _weight_saved_bytes(part: Part, tokens: int, dtype_bytes: int) -> int:
+    """Inputs and output gradients of the linear layers, which wait for W."""
+    linear = [m for m in part.model.modules() if isinstance(m, (nn.Linear, Conv1D))]
+    return sum(tokens * dtype_bytes * sum(m.weight.shape) for m in linear)
+
+
+def _line(low: Costs, high: Costs, share: float) -> Costs:
+    """The point at ``share`` of the way from ``low`` to ``high``, also beyond it."""
+
+    def between(a: float, b: float) -> float:
+        return max(a + (b - a) * share, 0.0)
+
+    layers = tuple(
+        LayerCosts(
+            between(a.f_s, b.f_s),
+            between(a.i_s, b.i_s),
+            between(a.w_s, b.w_s),
+            a.parameter_bytes,
+            round(between(a.saved_bytes, b.saved_bytes)),
+            round(between(a.weight_saved_bytes, b.weight_saved_bytes)),
+            round(between(a.output_bytes, b.output_bytes)),
+        )
+        for a, b in zip(low.layers, high.layers, strict=True)
+    )
+    stage_f_s, stage_i_s = between(low.stage_f_s, high.stage_f_s), between(low.stage_i_s, high.stage_i_s)
+    return Costs(layers, low.link, stage_f_s, stage_i_s, low.optimizer_s_per_byte, low.source)
+
+
+def _scaled(costs: Costs, factor: float) -> Costs:
+    """Everything that grows with the rows times ``factor``: where not even one row may be measured twice."""
+    nothing = Costs(
+        tuple(LayerCosts(0.0, 0.0, 0.0, layer.parameter_bytes, 0, 0, 0) for layer in costs.layers),
+        costs.link,
+        costs.stage_f_s,
+        costs.stage_i_s,
+        costs.optimizer_s_per_byte,
+        costs.source,
+    )
+    return _line(nothing, costs, factor)
+
+

@@ -1,0 +1,65 @@
+"""The steps of a job on one rank."""
+
+from collections.abc import Callable
+
+import torch
+
+from headrace.engine import Batch, Engine
+from headrace.simulate.trace import timeline_to_trace
+from headrace.train import state
+from headrace.train.data import TokenData
+from headrace.train.files import write_json
+from headrace.train.job import Job
+from headrace.train.live import Live
+from headrace.train.metrics import MetricsWriter, StepMetrics
+from headrace.train.rate import learning_rate
+from headrace.train.summary import Summary
+
+
+def run_steps(engine: Engine, job: Job, stop: Callable[[], bool]) -> None:
+    """Runs from where the engine stands to the last step, or until a rank wishes to stop; saves at the end.
+
+    Rank 0 also writes metrics, timelines and the summary, and shows progress.
+    """
+    if engine.rank == 0:
+        first = engine.steps_done
+        with MetricsWriter(job.files, first, job.config.track.tensorboard) as writer, Live(job, first) as live:
+
+            def tell(metrics: StepMetrics) -> None:
+                writer.write(metrics)
+                live.show(metrics)
+
+            stopped = _steps(engine, job, stop, tell)
+        Summary.of(job, "stopped" if stopped else "done").save(job.files)
+    else:
+        _steps(engine, job, stop, lambda metrics: None)
+
+
+def _steps(engine: Engine, job: Job, stop: Callable[[], bool], tell: Callable[[StepMetrics], None]) -> bool:
+    """Answers whether it was stopped before the last step."""
+    train, every = job.config.train, job.config.checkpoint.every
+    data = job.data()
+    stopped = False
+    while engine.steps_done < train.steps and not stopped:
+        rate = learning_rate(train, engine.steps_done)
+        result = engine.step(_batch(data, engine.steps_done, train.batch), rate, stop())
+        tell(StepMetrics.of(engine.steps_done, result, rate))
+        stopped = result.stop
+        ends = stopped or engine.steps_done == train.steps
+        if ends or (every and engine.steps_done % every == 0):
+            _save(engine, job)
+    return stopped and engine.steps_done < train.steps
+
+
+def _save(engine: Engine, job: Job) -> None:
+    timeline = engine.timeline()
+    if engine.rank == 0:
+        write_json(job.files.timeline, timeline_to_trace(timeline))
+    state.save(engine, job)
+
+
+def _batch(data: TokenData, step: int, rows: int) -> Batch:
+    ids = torch.from_numpy(data.batch(step * rows, rows))
+    return Batch(ids, ids)
+
+

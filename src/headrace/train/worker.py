@@ -1,0 +1,97 @@
+"""One rank of a job, whoever started it: the launcher, or torchrun."""
+
+import os
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+from headrace.checkpoint import latest_checkpoint
+from headrace.cluster import num_cores
+from headrace.engine import AdamWSettings, Engine
+from headrace.errors import HeadraceError
+from headrace.train import state
+from headrace.train.job import Job, load_job
+from headrace.train.loop import run_steps
+
+
+class StopSignal:
+    """Set by Ctrl-C, by SIGTERM, or by whoever makes the run folder's file ``stop``. A second Ctrl-C ends at once."""
+
+    def __init__(self, stop_file: Path) -> None:
+        """Takes over the two signals."""
+        self._wanted, self._file = False, stop_file
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def __call__(self) -> bool:
+        """Whether this rank wishes to stop."""
+        return self._wanted or self._file.exists()
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._wanted and number == signal.SIGINT:
+            os._exit(130)
+        self._wanted = True
+
+
+def run_rank(job: Job, resume: bool) -> None:
+    """Trains as the rank that the environment names; the process group exists.
+
+    Raises:
+        HeadraceError: With one sentence.
+    """
+    stop = StopSignal(job.files.stop)
+    train = job.config.train
+    settings = AdamWSettings(train.learning_rate, train.betas, 1e-8, train.weight_decay, train.clip_norm)
+    engine = Engine(job.source, job.plan, settings, device_of_this_rank(), train.seed)
+    checkpoint = latest_checkpoint(job.files.run_dir) if resume else None
+    if checkpoint is not None:
+        state.load(engine, job, checkpoint)
+    run_steps(engine, job, stop)
+
+
+def join_group() -> None:
+    """Makes the process group from the environment that torchrun or the launcher has set, and shares the cores."""
+    device = device_of_this_rank()
+    if "OMP_NUM_THREADS" not in os.environ or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        torch.set_num_threads(max(1, num_cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group("cpu:gloo,cuda:nccl" if backend == "nccl" else backend, timeout=timedelta(minutes=10))
+
+
+def device_of_this_rank() -> torch.device:
+    """A CUDA device of its own where there are enough, else the CPU."""
+    local, size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if torch.cuda.is_available() and torch.cuda.device_count() >= size:
+        torch.cuda.set_device(local)
+        return torch.device("cuda", local)
+    return torch.device("cpu")
+
+
+def report_failure(error: HeadraceError) -> None:
+    """Leaves the error where torch's elastic agent looks for it."""
+    handler = get_error_handler()
+    handler.initialize()
+    handler.record_exception(error)
+
+
+def main() -> None:
+    """``python -m headrace.train.worker RUN_DIR [--resume]``, as the launcher starts it."""
+    run_dir, resume = Path(sys.argv[1]), "--resume" in sys.argv[2:]
+    try:
+        join_group()
+        run_rank(load_job(run_dir), resume)
+    except HeadraceError as error:
+        report_failure(error)
+        # Not sys.exit: the peers' sends that are still posted would hold this process back.
+        os._exit(error.exit_code)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
