@@ -17,6 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 DEFAULT_VOCAB_SIZE = 4096
+MIN_VOCAB_SIZE = 257
 
 
 class Section(BaseModel):
@@ -65,7 +66,7 @@ class DataConfig(Section):
     """The field of `jsonl` or `dataset` that holds the text."""
     tokenizer: str | None = None
     """A tokenizer's folder or hub name; absent: that of `model.path`, or a byte-pair vocabulary trained on the data."""
-    vocab_size: Annotated[int, Field(ge=257)] | None = None
+    vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE)] | None = None
     """Size of the trained vocabulary (256 bytes, the end of text, then merges); absent: the model's, or 4096."""
     sequence_length: Annotated[int, Field(ge=2)]
     """Tokens of one sequence."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headrace.errors import RequestError
-from headrace.train.config import DEFAULT_VOCAB_SIZE, Config
+from headrace.train.config import Config
 from headrace.train.data.prepared import Prepared, Tally
 from headrace.train.data.progress import Progress
 from headrace.train.data.sources import Piece, Source
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 _GROUP_CHARACTERS = 1 << 20
 
 
-def prepare_text(config: Config, source: Source, rows: int | None, folder: Path, progress: Progress) -> Prepared:
+def prepare_text(config: Config, source: Source, rows: int, folder: Path, progress: Progress) -> Prepared:
     """Write `tokens.bin` and `tokenizer/` into ``folder``.
 
     Args:
         config: Names the tokenizer, or none.
         source: The documents.
-        rows: Of the model's embedding, None where the tokenizer decides.
+        rows: Of the model's embedding.
         folder: An empty one.
         progress: Told the bytes that are done.
 
@@ -35,11 +35,9 @@ def prepare_text(config: Config, source: Source, rows: int | None, folder: Path,
     name = config.data.tokenizer or config.model.path
     if name:
         tokenizer = load_tokenizer(name)
-        vocab_size = rows or len(tokenizer)
     else:
-        vocab_size = config.data.vocab_size or rows or DEFAULT_VOCAB_SIZE
         pieces = _watched(source, progress, "training the tokenizer")
-        tokenizer = train_tokenizer((piece.text for piece in pieces), vocab_size)
+        tokenizer = train_tokenizer((piece.text for piece in pieces), rows)
     tokenizer.save_pretrained(folder / "tokenizer")
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
     tally = Tally()
@@ -50,7 +48,7 @@ def prepare_text(config: Config, source: Source, rows: int | None, folder: Path,
             out.write(tokens.tobytes())
     if not tally.num_tokens:
         raise RequestError(f"{source.name} is empty; give data with text in it")
-    return tally.prepared(folder, folder / "tokens.bin", dtype, 0, vocab_size)
+    return tally.prepared(folder, folder / "tokens.bin", dtype, 0, rows)
 
 
 def _watched(source: Source, progress: Progress, what: str) -> Iterator[Piece]:

@@ -14,12 +14,12 @@ from headrace.train.data.tokenizer import load_tokenizer
 _BLOCK_TOKENS = 1 << 24
 
 
-def prepare_tokens(config: Config, rows: int | None, folder: Path, progress: Progress) -> Prepared:
+def prepare_tokens(config: Config, rows: int, folder: Path, progress: Progress) -> Prepared:
     """Look through the file of `data.tokens`; it stays where it is, for it may be large.
 
     Args:
         config: Names the file, and the tokenizer that goes into ``folder`` when there is one.
-        rows: Of the model's embedding, None where `data.vocab_size` says it.
+        rows: Of the model's embedding.
         folder: An empty one.
         progress: Told the tokens that are done.
 
@@ -27,12 +27,9 @@ def prepare_tokens(config: Config, rows: int | None, folder: Path, progress: Pro
         RequestError: The file is missing or empty or holds something else than token ids.
     """
     path = Path(config.data.tokens or "").expanduser()
-    vocab_size = rows or config.data.vocab_size
-    if vocab_size is None:
-        raise RequestError("data.tokens needs the size of the vocabulary; set data.vocab_size")
     if config.data.tokenizer:
         load_tokenizer(config.data.tokenizer).save_pretrained(folder / "tokenizer")
-    tokens = _open(path, vocab_size)
+    tokens = _open(path, rows)
     tally = Tally()
     for start in range(0, len(tokens), _BLOCK_TOKENS):
         block = tokens[start : start + _BLOCK_TOKENS]
@@ -40,7 +37,7 @@ def prepare_tokens(config: Config, rows: int | None, folder: Path, progress: Pro
             raise RequestError(f"{path} holds the token id {smallest}; token ids are 0 or more")
         tally.add(block)
         progress(tally.num_tokens, len(tokens), "looking through the tokens")
-    return tally.prepared(folder, path.resolve(), tokens.dtype, tokens.offset, vocab_size)
+    return tally.prepared(folder, path.resolve(), tokens.dtype, tokens.offset, rows)
 
 
 def _open(path: Path, vocab_size: int) -> "np.memmap[tuple[int], np.dtype[Any]]":

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from headrace.errors import RequestError
+from headrace.train.config import MIN_VOCAB_SIZE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,7 +18,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokeniz
     Args:
         texts: What to count pairs in.
         vocab_size: At most so many tokens: the end of text, 256 bytes, then merges as far as the texts have them.
+
+    Raises:
+        RequestError: The bytes alone are more.
     """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise RequestError(
+            f"a vocabulary of {vocab_size} tokens cannot be trained, the bytes and the end of text are "
+            f"{MIN_VOCAB_SIZE}; set model.config.vocab_size to {MIN_VOCAB_SIZE} or more"
+        )
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast  # Heavy imports, not needed where tokens are ready.
 

@@ -6,12 +6,13 @@ import tempfile
 from pathlib import Path
 
 from headrace.errors import RequestError
-from headrace.train.config import Config
+from headrace.train.config import DEFAULT_VOCAB_SIZE, Config
 from headrace.train.data.from_text import prepare_text
 from headrace.train.data.from_tokens import prepare_tokens
 from headrace.train.data.prepared import Prepared
 from headrace.train.data.progress import Progress, silent
 from headrace.train.data.sources import Source, open_source
+from headrace.train.data.tokenizer import load_tokenizer
 
 
 def prepare(config: Config, cache: Path, vocab_size: int | None = None, progress: Progress = silent) -> Prepared:
@@ -22,14 +23,14 @@ def prepare(config: Config, cache: Path, vocab_size: int | None = None, progress
     Args:
         config: Its `data` and `model` decide.
         cache: Folder of prepared data, one subfolder for each source, tokenizer and vocabulary.
-        vocab_size: Rows of the model's embedding; None: as `model.config` says, or as the tokenizer needs.
+        vocab_size: Rows of the model's embedding; None: as `vocab_size_of` says.
         progress: Told how far long work is.
 
     Raises:
         RequestError: The data is missing, empty or broken (with file and line), does not fit the model's vocabulary,
             is shorter than one sequence, or cannot be written.
     """
-    rows = vocab_size or (config.model.config or {}).get("vocab_size")
+    rows = vocab_size or vocab_size_of(config)
     source = None if config.data.tokens else open_source(config.data)
     folder = cache / _digest(config, source, rows)
     try:
@@ -43,7 +44,22 @@ def prepare(config: Config, cache: Path, vocab_size: int | None = None, progress
     return prepared
 
 
-def _digest(config: Config, source: Source | None, rows: int | None) -> str:
+def vocab_size_of(config: Config) -> int:
+    """Tokens that the model must know, found before the data is read.
+
+    Raises:
+        RequestError: Only the model can say, or the tokenizer cannot be loaded.
+    """
+    said = (config.model.config or {}).get("vocab_size") or config.data.vocab_size
+    if said is not None:
+        return int(said)
+    if config.data.tokens:
+        raise RequestError("data.tokens needs the size of the vocabulary; set data.vocab_size")
+    tokenizer = config.data.tokenizer or config.model.path
+    return len(load_tokenizer(tokenizer)) if tokenizer else DEFAULT_VOCAB_SIZE
+
+
+def _digest(config: Config, source: Source | None, rows: int) -> str:
     """Names the data without reading it: files by path, size and time of change."""
     data = config.data
     files = list(source.files) if source else [Path(data.tokens or "")]
@@ -55,7 +71,7 @@ def _digest(config: Config, source: Source | None, rows: int | None) -> str:
     return hashlib.sha256(json.dumps([settings, tokenizer, rows, stats]).encode()).hexdigest()[:16]
 
 
-def _make(config: Config, source: Source | None, rows: int | None, folder: Path, progress: Progress) -> None:
+def _make(config: Config, source: Source | None, rows: int, folder: Path, progress: Progress) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder.parent) as unfinished:
         whole = Path(unfinished) / "whole"
