@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MEMORY_MARGIN = 0.9
+"""Share of a device's memory that a plan may fill; the rest is for the libraries, messages and fragmentation."""
+
 
 @dataclass(frozen=True)
 class Device:

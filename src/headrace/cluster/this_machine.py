@@ -5,20 +5,18 @@ from typing import Literal
 
 import psutil
 
-from headrace.cluster.cluster import Cluster, Device, Link
+from headrace.cluster.cluster import MEMORY_MARGIN, Cluster, Device, Link
+from headrace.cluster.known import PEER_LATENCY_S, peer_link
 from headrace.cluster.limits import cgroup_cores, cgroup_memory_bytes, cpu_name
 from headrace.cluster.probe import probe
 from headrace.errors import RequestError
-
-MEMORY_MARGIN = 0.9
-"""Share of a device's memory that a plan may fill; the rest is for the libraries, messages and fragmentation."""
 
 CPU_LINK = Link(latency_s=0.5e-3, bytes_per_s=1.5e9)
 """Gloo over loopback. A message that finds its receiver awake takes 0.05 ms, one that wakes it about 0.5 ms; large
 ones move 1-4 GB/s (seen on a machine of 2 cores). Used where nobody measures the link."""
 
-CUDA_LINK = Link(latency_s=20e-6, bytes_per_s=20e9)
-"""NCCL between devices of one machine over PCIe 4; NVLink is faster. Used where nobody measures the link."""
+UNKNOWN_CUDA_LINK = Link(PEER_LATENCY_S, bytes_per_s=12e9)
+"""Between CUDA devices that are not in the table: about what PCIe 3 reaches. Used where nobody measures the link."""
 
 
 def this_machine(
@@ -47,7 +45,8 @@ def this_machine(
     count = num_devices or max(num_cuda, 1)
     if count > num_cuda:
         raise RequestError(f"{count} CUDA devices were asked for but this machine has {num_cuda}; choose cpu or fewer.")
-    return Cluster(tuple(_cuda_device(index, dtype) for index in range(count)), CUDA_LINK)
+    devices = tuple(_cuda_device(index, dtype) for index in range(count))
+    return Cluster(devices, peer_link(devices[0].name) or UNKNOWN_CUDA_LINK)
 
 
 def num_cores() -> int:

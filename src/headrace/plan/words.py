@@ -7,9 +7,9 @@ from headrace.chain.chain import Chain
 
 def seconds_text(seconds: float) -> str:
     """Such as ``12.3 ms`` or ``1.23 s``."""
-    return (
-        f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:,.3g} s" if seconds < 1e3 else f"{seconds:,.0f} s"
-    )
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:,.0f} s"
 
 
 def bytes_text(num_bytes: float) -> str:
