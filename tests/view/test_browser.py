@@ -22,6 +22,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+from headrace.schedule import Op
+from headrace.simulate.timeline import Span, Timeline
+from headrace.simulate.trace import timeline_to_trace
 from headrace.view import write_page
 
 FLAGS = (
@@ -261,6 +264,22 @@ def test_nothing_predicted_leaves_the_measured_half(page: Page, tmp_path: Path) 
     page.open(run)
     assert "The plan gives no reasons." in page.text("main")
     assert page.hover(32, ROW_0).startswith("F forward · micro-batch 0 · stage 0 on rank 0Measured starts at 0, takes")
+
+
+def test_later_stages_of_a_rank_are_drawn_fainter(page: Page, tmp_path: Path) -> None:
+    run = write_sample_run(tmp_path / "run", steps=3)
+    spans = (Span(0, Op("F", 0, 0), 0.0, 1.0), Span(0, Op("F", 2, 0), 1.0, 2.0))
+    write_json(run / "predicted_timeline.json", timeline_to_trace(Timeline(1, spans, 0.0, 2.0)))
+    page.open(run)
+    assert "fainter: the rank's later stages" in page.text("#timeline .legend")
+    middle = page.canvas.size["width"] // 2
+    row = page.js(
+        "[...arguments[0].getContext('2d').getImageData(0, 31, 2 * arguments[1], 1).data]", page.canvas, middle
+    )
+    first, second = (row[4 * x : 4 * x + 3] for x in (middle - 40, middle + 60))
+    assert first == [42, 104, 168]
+    # A rank with two stages fades the second by 0.35 towards the white page.
+    assert second == [round(value + 0.35 * (255 - value)) for value in first]
 
 
 def test_sixty_four_ranks_with_thousands_of_spans_stay_readable_by_pointer(page: Page, tmp_path: Path) -> None:

@@ -120,6 +120,8 @@ def test_the_peak_of_a_pipeline_rank_is_that_of_its_fullest_process() -> None:
     assert peak_by_rank([[1, 5, 3, 4]], layout(2, 1)) == [3, 5]
     # pp 2 x tp 2: processes 0 and 1 are pipeline rank 0.
     assert peak_by_rank([[1, 5, 3, 4]], layout(1, 2)) == [5, 4]
+    # The run changed from one rank to two.
+    assert peak_by_rank([[9], [1, 5], [2, 4]], layout(1, 1)) == [2, 5]
     with pytest.raises(RequestError, match=r"of 3 ranks but plan\.json has 2"):
         peak_by_rank([[1, 2, 3]], layout(1, 1))
 

@@ -62,7 +62,7 @@ def page_data(run_dir: Path) -> dict[str, Any]:
         "model": model_name(run.config),
         "status": run.summary.get("status"),
         "error": run.summary.get("error"),
-        "planned_steps": (run.config.get("train") or {}).get("steps"),
+        "planned_steps": run.config["train"].get("steps"),
         "plan": run.plan.to_json(),
         "stages": describe_stages(run.plan.layout),
         "measured": measured_figures(run),
@@ -74,11 +74,8 @@ def page_data(run_dir: Path) -> dict[str, Any]:
 
 def model_name(config: dict[str, Any]) -> str:
     """The folder or hub name of the model, or the type of its configuration."""
-    model = config.get("model")
-    if isinstance(model, dict):
-        inner = model.get("config")
-        model = inner.get("model_type") if isinstance(inner, dict) else inner or model.get("name") or model.get("path")
-    return str(model or "model")
+    model = config["model"]
+    return str(model.get("path") or (model.get("config") or {}).get("model_type", "model"))
 
 
 def describe_stages(layout: Layout) -> list[dict[str, Any]]:
@@ -111,19 +108,20 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def peak_by_rank(peaks: Sequence[Sequence[int]], layout: Layout) -> list[int] | None:
-    """Highest peak of each pipeline rank over all steps.
+    """Highest peak of each pipeline rank over all steps since the number of ranks last changed.
 
     ``peaks[step]`` has one entry a pipeline rank, or one a process: processes count tp fastest, then pp, then dp,
     and of the processes that share a pipeline rank the fullest counts. None where the run measured nothing.
     """
     if not peaks:
         return None
-    top = [max(ranks) for ranks in zip(*peaks, strict=True)]
-    if len(top) == layout.pp:
+    num_ranks = len(peaks[-1])
+    top = [max(ranks) for ranks in zip(*(peak for peak in peaks if len(peak) == num_ranks), strict=True)]
+    if num_ranks == layout.pp:
         return top
-    if len(top) != layout.num_ranks:
+    if num_ranks != layout.num_ranks:
         raise RequestError(
-            f"metrics.jsonl has peak_memory_bytes of {len(top)} ranks but plan.json has {layout.num_ranks}; "
+            f"metrics.jsonl has peak_memory_bytes of {num_ranks} ranks but plan.json has {layout.num_ranks}; "
             "give a run folder whose files are of one run"
         )
     return [max(peak for i, peak in enumerate(top) if i // layout.tp % layout.pp == rank) for rank in range(layout.pp)]

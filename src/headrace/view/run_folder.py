@@ -24,7 +24,7 @@ class RunFolder:
     Attributes:
         path: The folder.
         plan: What was planned.
-        config: The resolved configuration, as read.
+        config: The resolved configuration, as read; has the sections ``model`` and ``train``.
         config_text: The same, as written.
         metrics: One row a step, ascending; of a step that ran twice (after a resume) the later row. A figure
             that was not finite is None.
@@ -106,11 +106,13 @@ def _read_plan(path: Path) -> Plan:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(_read_text(path))
+        loaded = yaml.safe_load(_read_text(path))
     except yaml.YAMLError as error:
         raise RequestError(f"{path} is not YAML ({' '.join(str(error).split())}); restore it") from error
-    if not isinstance(config, dict):
-        raise RequestError(f"{path} holds a {type(config).__name__} where sections belong; restore it")
+    config: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
+    for section in ("model", "train"):
+        if not isinstance(config.get(section), dict):
+            raise RequestError(f"{path} has no section '{section}'; restore it as the run wrote it")
     return config
 
 

@@ -7,6 +7,7 @@ const GUTTER = 30; // px left of the rows, for rank numbers
 const EDGE = 10; // px right of them, for the last tick's label
 const HEADING = 28; // px above a panel's rows
 const LABEL = 10.5; // px, the size of a micro-batch's number
+const FAINTEST = 0.7; // how far a rank's last stage may fade into the page
 const AXIS = 26; // px below the last row
 
 const HINT = "Each row is a rank; the number in an op is its micro-batch. Point at an op or tap it to read it. "
@@ -27,7 +28,8 @@ function panelOf(name, timeline) {
   for (const row of rows) {
     row.sort((a, b) => a.start - b.start);
     const stages = [...new Set(row.map((span) => span.stage))].sort((a, b) => a - b);
-    row.forEach((span, index) => Object.assign(span, { index, chunk: stages.indexOf(span.stage) }));
+    const faint = new Map(stages.map((stage, chunk) => [stage, (FAINTEST * chunk) / stages.length]));
+    row.forEach((span, index) => Object.assign(span, { index, faint: faint.get(span.stage) }));
   }
   const byOp = new Map(rows.flat().map((span) => [opKey(span), span]));
   return { name, timeline, rows, byOp, top: 0, rowHeight: 0 };
@@ -43,7 +45,7 @@ function showTimelines(host, timelines) {
   const some = (test) => panels.some(({ rows }) => rows.some((row) => row.some(test)));
   const kinds = KINDS.filter((kind) => some((span) => span.kind === kind));
   const legend = kinds.map((kind) => swatch(kind, `${kind} ${OP_WORDS[kind]}`));
-  if (some((span) => span.chunk % 2)) legend.push(html("li", {}, "notched: the rank's second, fourth … stage"));
+  if (some((span) => span.faint > 0)) legend.push(html("li", {}, "fainter: the rank's later stages"));
   const canvas = html("canvas", {
     tabindex: 0, role: "application", "aria-roledescription": "timeline",
     "aria-label": `Timeline of one step. ${KEYS}`,
@@ -99,11 +101,21 @@ function drawView(view) {
 function brushOf(pen) {
   const table = (names, value) => Object.fromEntries(names.map((name) => [name, value(name)]));
   const colours = table(["ink", "muted", "line", "track", "surface", ...KINDS], cssColour);
-  const labels = table(KINDS, (kind) => readable(colours[kind]));
   const family = getComputedStyle(document.body).fontFamily;
   const font = (size, weight = 400) => `${weight} ${size}px ${family}`;
   pen.font = font(LABEL);
-  return { pen, colours, labels, font, digit: pen.measureText("0").width };
+  return { pen, colours, tones: new Map(), font, digit: pen.measureText("0").width };
+}
+
+// Colour of an op and of the number inside it.
+function toneOf({ colours, tones }, { kind, faint }) {
+  const key = `${kind} ${faint}`;
+  if (!tones.has(key)) {
+    const channels = [colours[kind], colours.surface].map(rgb);
+    const fill = channels[0].map((value, at) => Math.round(value + faint * (channels[1][at] - value)));
+    tones.set(key, { fill: `rgb(${fill.join(" ")})`, label: readable(fill) });
+  }
+  return tones.get(key);
 }
 
 function drawAxis(view, { pen, colours, font }, height) {
@@ -163,17 +175,15 @@ function drawRow(view, panel, brush, row, rank) {
 }
 
 // Returns the width that it took.
-function drawSpan({ pen, colours, labels, digit }, span, left, y, width, height) {
+function drawSpan(brush, span, left, y, width, height) {
   const taken = Math.max(width > 4 ? width - 1 : width, 1);
-  pen.fillStyle = colours[span.kind];
+  const { pen, digit } = brush;
+  const tone = toneOf(brush, span);
+  pen.fillStyle = tone.fill;
   pen.fillRect(left, y, taken, height);
-  if (span.chunk % 2) {
-    pen.fillStyle = colours.surface;
-    pen.fillRect(left, y + height - height / 5, taken, height / 5 - 1);
-  }
   const label = `${span.microbatch}`;
   if (height >= 14 && taken >= digit * label.length + 2) {
-    pen.fillStyle = labels[span.kind];
+    pen.fillStyle = tone.label;
     pen.fillText(label, left + taken / 2, y + height / 2 + 4);
   }
   return taken;
@@ -203,8 +213,10 @@ function firstAfter(row, time) {
   return low;
 }
 
-// Dark or white, whichever stands out more on a colour "#rrggbb" (WCAG 2 relative luminance).
-function readable(colour) {
-  const [red, green, blue] = [1, 3, 5].map((at) => (parseInt(colour.slice(at, at + 2), 16) / 255) ** 2.2);
+const rgb = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+
+// Dark or white, whichever stands out more (WCAG 2 relative luminance).
+function readable(channels) {
+  const [red, green, blue] = channels.map((value) => (value / 255) ** 2.2);
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 ? "#15181a" : "#ffffff";
 }
