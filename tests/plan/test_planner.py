@@ -6,10 +6,10 @@ import pytest
 from handmade_chains import make_chain, make_costs
 
 from headrace.cluster import Cluster, Device, Link
-from headrace.costs import LinkCosts, stage_costs
+from headrace.costs import LinkCosts, analytic_costs, stage_costs
 from headrace.errors import RequestError
 from headrace.plan import Plan, Wanted, make_plan, microbatch_choices, microbatch_rows
-from headrace.schedule import make_schedule
+from headrace.schedule import FAMILIES, Family, make_schedule
 from headrace.simulate import simulate
 
 
@@ -161,6 +161,29 @@ def test_a_device_of_half_speed_gets_half_the_layers_and_a_shorter_step_than_the
     assert plan.prediction.step_s < 0.8 * even.prediction.step_s
 
 
+# FR-21: embedding and head make end stages heavy.
+def test_a_large_vocabulary_takes_layers_from_the_head_stage_and_beats_the_uniform_cut():
+    chain = make_chain(8, hidden=64, vocab=32000)
+    here = cluster(device(), device())
+
+    def planned(wanted):
+        return make_plan(chain, lambda rows: analytic_costs(chain, device(), here.link, rows, 32), here, 8, 32, wanted)[
+            0
+        ]
+
+    chosen, uniform = planned(Wanted(pp=2, microbatches=4)), planned(Wanted(cuts=(4, 4), microbatches=4))
+    assert chosen.layout.bounds[1] > uniform.layout.bounds[1]
+    assert chosen.prediction.step_s < uniform.prediction.step_s
+    assert chosen.costs_source == "analytic"
+
+
+def test_ranks_that_gain_nothing_are_left_out_with_the_number():
+    # 4 layers and a head as heavy as 2 of them: neither 3 nor 4 stages are faster than the head's own.
+    plan, _ = plan_for(make_chain(4), [device()] * 4, head_s=0.004, link=LinkCosts(0.001, 1e12))
+    assert plan.layout.pp == 2
+    assert "More ranks gain no more than 1%: pp=3 would take" in plan.reasons[0]
+
+
 # FR-69: batch arithmetic is printed, and each row is used once.
 def test_the_plan_says_rows_of_a_microbatch_and_tokens_of_a_step():
     plan, _ = plan_for(make_chain(4), [device()] * 2, Wanted(pp=2, microbatches=4), batch_rows=8)
@@ -220,10 +243,12 @@ def test_prices_are_asked_for_once_for_each_number_of_rows():
         (Wanted(microbatches=9), "9 micro-batches cannot be cut from 8 rows, .*microbatches=8"),
         (Wanted(microbatches=0), "0 micro-batches cannot be cut from 8 rows, .*microbatches=1"),
         (Wanted(schedule="1f1c"), "there is no schedule '1f1c'; did you mean '1f1b'"),
+        (Wanted(schedule="made-of-two"), "Schedule made-of-two has 2 stages on each rank, but plans are made for 1"),
         (Wanted(recompute="half"), "no recompute=half; choose none or full"),
     ],
 )
-def test_choices_that_cannot_be_met_are_refused_with_what_works(wanted, text):
+def test_choices_that_cannot_be_met_are_refused_with_what_works(wanted, text, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "made-of-two", Family(FAMILIES["1f1b"].make, chunks=2))
     with pytest.raises(RequestError, match=text):
         plan_for(make_chain(4), [device()] * 2, wanted, batch_rows=8)
 

@@ -17,7 +17,7 @@ from headrace.plan.words import bytes_text
 from headrace.simulate.simulator import Simulation
 
 SCHEDULES = ("1f1b", "gpipe")
-"""Tried when the user names none."""
+"""Tried when the user names none; on one rank they take the same time, so there only the first."""
 
 SAME_TIME = 1.01
 """Predictions do not tell steps apart that differ by less; then less memory, or fewer ranks, decides."""
@@ -73,12 +73,18 @@ def _try_stages(job: Job, wanted: Wanted, num_stages: int) -> list[Candidate]:
     for mode in [wanted.recompute] if wanted.recompute else ["none", "full"]:
         candidates = [
             make_candidate(job, num_stages, schedule, microbatches, mode, wanted.cuts)
-            for schedule in ([wanted.schedule] if wanted.schedule else SCHEDULES)
+            for schedule in _schedule_choices(wanted, num_stages)
             for microbatches in _microbatch_choices(job, wanted, num_stages)
         ]
         if _best(candidates):
             break
     return candidates
+
+
+def _schedule_choices(wanted: Wanted, num_stages: int) -> tuple[str, ...]:
+    if wanted.schedule:
+        return (wanted.schedule,)
+    return SCHEDULES if num_stages > 1 else SCHEDULES[:1]
 
 
 def _microbatch_choices(job: Job, wanted: Wanted, num_stages: int) -> tuple[int, ...]:

@@ -31,13 +31,23 @@ def _verdict(job: Job, wanted: Wanted, chosen: Candidate, others: list[Candidate
     alone = _alone(job, chosen, others)
     asked = f"pp={pp} as asked" if wanted.num_stages else f"A pipeline of {pp}"
     if not alone.fits:
-        return f"{asked}: one device does not hold this model, which needs {_fill(alone)}; here a step takes {step}."
+        needs = f"one device does not hold this model, which needs {_fill(alone)}"
+        return f"{asked}: {needs}; here a step takes {step}.{_longer_pipeline(chosen, others)}"
     ratio = alone.prediction.step_s / chosen.prediction.step_s
     compared = f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
     return (
         f"{asked}: one device would hold this model ({_fill(alone)}) and take {seconds_text(alone.prediction.step_s)} "
-        f"a step; {pp} take {step}, {compared}."
+        f"a step; {pp} take {step}, {compared}." + _longer_pipeline(chosen, others)
     )
+
+
+def _longer_pipeline(chosen: Candidate, others: list[Candidate]) -> str:
+    """What the best pipeline of more ranks would give, where one was tried."""
+    longer = [other for other in others if other.plan.layout.pp > chosen.plan.layout.pp and other.fits]
+    if not longer:
+        return ""
+    best = min(longer, key=lambda other: other.prediction.step_s)
+    return f" More ranks gain no more than 1%: pp={best.plan.layout.pp} would take {_difference(best, chosen)}."
 
 
 def _alone(job: Job, chosen: Candidate, others: list[Candidate]) -> Candidate:

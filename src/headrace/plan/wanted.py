@@ -44,8 +44,11 @@ class Wanted:
                     f"{name}={size} was asked for, but plans are made for pipelines of one stage a rank, so only "
                     f"{name}=1 works; leave {name} out."
                 )
-        if self.schedule is not None:
-            find_family(self.schedule)
+        if self.schedule is not None and (chunks := find_family(self.schedule).chunks) != 1:
+            raise RequestError(
+                f"Schedule {self.schedule} has {chunks} stages on each rank, but plans are made for 1; "
+                "choose a schedule of one stage a rank, such as 1f1b."
+            )
         if self.recompute not in (None, "none", "full"):
             raise RequestError(f"There is no recompute={self.recompute}; choose none or full.")
         self._check_stages(chain, cluster)
