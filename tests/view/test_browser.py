@@ -181,6 +181,27 @@ def test_a_phone_shows_all_of_it_without_sideways_scrolling_and_a_tap_names_the_
     page.picture(f"{ranks}-phone")
 
 
+def test_two_fingers_zoom_and_keep_what_lies_between_them(page: Page, run: Path) -> None:
+    page.open(run, width=360)
+    x, y = page.at(160, ROW_0)
+
+    def touch(kind: str, *places: float) -> None:
+        points = [{"x": place, "y": y, "id": finger} for finger, place in enumerate(places)]
+        page.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", x)
+    touch("touchEnd")
+    before = page.text(".tip")
+    drawn = page.js("arguments[0].toDataURL()", page.canvas)
+    touch("touchStart", x - 20, x + 20)
+    touch("touchMove", x - 100, x + 100)
+    touch("touchEnd")
+    assert page.js("arguments[0].toDataURL()", page.canvas) != drawn
+    touch("touchStart", x)
+    touch("touchEnd")
+    assert page.text(".tip") == before != ""
+
+
 def test_keys_move_between_ops_and_ranks(page: Page, run: Path) -> None:
     page.open(run)
     assert page.keys(Keys.ARROW_RIGHT).startswith("F forward · micro-batch 0 · stage 0 on rank 0")

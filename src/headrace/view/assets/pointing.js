@@ -155,6 +155,7 @@ function addDragging(view) {
     const before = down.size === 2 ? spread() : down.get(event.pointerId);
     down.set(event.pointerId, at(event));
     if (down.size === 2) {
+      moved = Infinity; // lifting a finger is not a tap
       const after = spread();
       zoom(view, after.width / before.width, before.middle);
       pan(view, (before.middle - after.middle) / (view.width - GUTTER - EDGE));

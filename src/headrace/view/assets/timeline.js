@@ -56,7 +56,7 @@ function showTimelines(host, timelines) {
   const buttons = html("div", { class: "buttons", role: "group", "aria-label": "Zoom" });
   host.append(
     html("div", { class: "tools" }, html("ul", { class: "legend" }, ...legend), buttons),
-    html("div", { class: "stage" }, canvas, tip), ...notes,
+    html("div", { class: "stage" }, tip, canvas), ...notes,
     html("p", { class: "hint" }, HINT),
   );
   addPointing(view, buttons);
@@ -78,7 +78,7 @@ function placePanels(panels) {
     panel.rowHeight = Math.min(Math.max(Math.floor(420 / panel.rows.length), 8), 30);
     top = panel.top + panel.rows.length * panel.rowHeight + 12;
   }
-  return top + AXIS;
+  return top + AXIS - 6;
 }
 
 function drawView(view) {
