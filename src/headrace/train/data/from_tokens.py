@@ -49,7 +49,9 @@ def _open(path: Path, vocab_size: int) -> "np.memmap[tuple[int], np.dtype[Any]]"
     except OSError as error:
         raise RequestError(f"data.tokens: {path} cannot be read: {error.strerror}; give a file of token ids") from None
     except (ValueError, EOFError) as error:
-        raise RequestError(f"data.tokens: {path} is empty or broken: {error}; give a file of token ids") from None
+        raise RequestError(f"data.tokens: {path} is broken: {error}; give a file of token ids") from None
+    if tokens.size == 0:
+        raise RequestError(f"data.tokens: {path} is empty; give a file of token ids")
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise RequestError(
             f"data.tokens: {path} has shape {list(tokens.shape)} and type {tokens.dtype}; it must be a row of integers"

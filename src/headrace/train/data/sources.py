@@ -111,7 +111,7 @@ def _read_jsonl(path: Path, field: str) -> Iterator[Piece]:
 
 def _text_of_line(line: str, field: str, where: str) -> str:
     try:
-        row = json.loads(line)
+        row = json.loads(line.rstrip("\n"))
     except json.JSONDecodeError as error:
         raise RequestError(f"{where}: broken JSON at column {error.colno}: {error.msg}") from None
     if not isinstance(row, dict):
