@@ -4,6 +4,7 @@ import random
 
 from headrace.costs.costs import LinkCosts, StageCosts
 from headrace.schedule import Op, Schedule
+from headrace.simulate import Simulation
 
 FREE = LinkCosts(0.0, 1e30)
 
@@ -53,3 +54,13 @@ def arrival(schedule: Schedule, costs: StageCosts, link: LinkCosts, ends: dict[O
     if schedule.rank_of(source, op.microbatch) == rank:
         return end
     return end + link.latency_s + costs.output_bytes[min(source, op.stage)] / link.bytes_per_s
+
+
+def rank_span_s(simulation: Simulation) -> float:
+    """The longest time between a rank's own first and last op: ``cost`` in the Zero Bubble paper."""
+    spans = simulation.timeline.spans
+    ranks = range(simulation.schedule.num_ranks)
+    return max(
+        max(span.end_s for span in spans if span.rank == rank) - min(s.start_s for s in spans if s.rank == rank)
+        for rank in ranks
+    )

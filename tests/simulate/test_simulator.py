@@ -86,7 +86,7 @@ def test_each_link_has_its_own_price() -> None:
 def test_prices_that_are_no_times_are_refused(bad: float) -> None:
     with pytest.raises(RequestError, match=r"w_s of stage 1 is .*0 or more"):
         simulate(make_schedule("1f1b", 2, 2), replace(even(2), w_s=(1.0, bad)), FREE)
-    with pytest.raises(RequestError, match="a message takes"):
+    with pytest.raises(RequestError, match="a message from stage 0 to stage 1 takes"):
         simulate(make_schedule("1f1b", 2, 2), even(2), LinkCosts(100 * bad, 1.0))
 
 

@@ -4,6 +4,7 @@ from headrace.schedule.checker import Checked, check
 from headrace.schedule.families import FAMILIES, Family, make_schedule
 from headrace.schedule.messages import Transfer, input_of, output_of, receives, sends
 from headrace.schedule.op import KINDS, Kind, Op
+from headrace.schedule.prices import Prices, price, unit_prices
 from headrace.schedule.schedule import Schedule
 
 __all__ = [
@@ -13,12 +14,15 @@ __all__ = [
     "Family",
     "Kind",
     "Op",
+    "Prices",
     "Schedule",
     "Transfer",
     "check",
     "input_of",
     "make_schedule",
     "output_of",
+    "price",
     "receives",
     "sends",
+    "unit_prices",
 ]

@@ -5,9 +5,21 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from headrace.errors import RequestError
+from headrace.schedule.chimera import chimera
+from headrace.schedule.dualpipe import dualpipe, dualpipe_v
 from headrace.schedule.gpipe import gpipe
+from headrace.schedule.hanayo import hanayo
+from headrace.schedule.interleaved import interleaved
+from headrace.schedule.looped_bfs import looped_bfs
 from headrace.schedule.one_f_one_b import one_f_one_b
+from headrace.schedule.pipedream import pipedream, pipedream_2bw
+from headrace.schedule.prices import Prices
 from headrace.schedule.schedule import Schedule
+from headrace.schedule.v_blocks import v_half, v_min
+from headrace.schedule.zb_auto import zb_1p, zb_2p
+from headrace.schedule.zb_h1 import zb_h1
+from headrace.schedule.zb_h2 import zb_h2
+from headrace.schedule.zb_v import zb_v
 
 
 @dataclass(frozen=True)
@@ -15,23 +27,40 @@ class Family:
     """How a name becomes a schedule.
 
     Attributes:
-        make: From ranks, micro-batches and chunks.
+        make: From ranks, micro-batches, chunks and prices; most look at the first two only.
         chunks: Stages on each rank when nobody says; the only number that is possible unless ``any_chunks``.
         any_chunks: Whether the number of chunks is free.
     """
 
-    make: Callable[[int, int, int], Schedule]
+    make: Callable[[int, int, int, Prices | None], Schedule]
     chunks: int = 1
     any_chunks: bool = False
 
 
 FAMILIES: dict[str, Family] = {
-    "gpipe": Family(lambda p, m, v: gpipe(p, m)),
-    "1f1b": Family(lambda p, m, v: one_f_one_b(p, m)),
+    "gpipe": Family(lambda p, m, v, prices: gpipe(p, m)),
+    "1f1b": Family(lambda p, m, v, prices: one_f_one_b(p, m)),
+    "interleaved-1f1b": Family(lambda p, m, v, prices: interleaved(p, m, v), chunks=2, any_chunks=True),
+    "looped-bfs": Family(lambda p, m, v, prices: looped_bfs(p, m, v), chunks=2, any_chunks=True),
+    "zb-h1": Family(lambda p, m, v, prices: zb_h1(p, m)),
+    "zb-h2": Family(lambda p, m, v, prices: zb_h2(p, m)),
+    "zb-1p": Family(lambda p, m, v, prices: zb_1p(p, m, prices)),
+    "zb-2p": Family(lambda p, m, v, prices: zb_2p(p, m, prices)),
+    "zb-v": Family(lambda p, m, v, prices: zb_v(p, m, prices), chunks=2),
+    "v-half": Family(lambda p, m, v, prices: v_half(p, m, prices), chunks=2),
+    "v-min": Family(lambda p, m, v, prices: v_min(p, m, prices), chunks=2),
+    "dualpipe": Family(lambda p, m, v, prices: dualpipe(p, m)),
+    "dualpipe-v": Family(lambda p, m, v, prices: dualpipe_v(p, m), chunks=2),
+    "hanayo": Family(lambda p, m, v, prices: hanayo(p, m, v), chunks=2, any_chunks=True),
+    "chimera": Family(lambda p, m, v, prices: chimera(p, m)),
+    "pipedream": Family(lambda p, m, v, prices: pipedream(p, m)),
+    "pipedream-2bw": Family(lambda p, m, v, prices: pipedream_2bw(p, m)),
 }
 
 
-def make_schedule(name: str, num_ranks: int, num_microbatches: int, chunks: int | None = None) -> Schedule:
+def make_schedule(
+    name: str, num_ranks: int, num_microbatches: int, chunks: int | None = None, prices: Prices | None = None
+) -> Schedule:
     """The schedule of a family.
 
     Args:
@@ -39,15 +68,22 @@ def make_schedule(name: str, num_ranks: int, num_microbatches: int, chunks: int 
         num_ranks: Ranks of one pipeline.
         num_microbatches: Micro-batches of one step.
         chunks: Stages on each rank; None takes the family's own.
+        prices: One entry a stage, for the families that place ``W`` by them; None: all equal, messages free.
 
     Raises:
-        RequestError: For an unknown name, a count below 1, or chunks that the family does not have.
+        RequestError: For an unknown name, a count below 1, or what the family does not have.
     """
     family = find_family(name)
-    for what, count in (("ranks", num_ranks), ("micro-batches", num_microbatches)):
+    for what, count in (("rank", num_ranks), ("micro-batch", num_microbatches)):
         if count < 1:
-            raise RequestError(f"schedule '{name}' needs at least 1 of {what}, got {count}")
-    return family.make(num_ranks, num_microbatches, _chunks(name, family, chunks))
+            raise RequestError(f"schedule '{name}' needs at least 1 {what}, got {count}")
+    chunks = _chunks(name, family, chunks)
+    if prices is not None and prices.num_stages != num_ranks * chunks:
+        raise RequestError(
+            f"schedule '{name}' has {num_ranks} x {chunks} stages, but {prices.num_stages} are priced; "
+            "give one price for each stage"
+        )
+    return family.make(num_ranks, num_microbatches, chunks, prices)
 
 
 def find_family(name: str) -> Family:

@@ -7,9 +7,10 @@ from functools import cached_property
 from headrace.costs.costs import LinkCosts, StageCosts
 from headrace.errors import RequestError
 from headrace.schedule.checker import Checked, check
+from headrace.schedule.prices import price
 from headrace.schedule.schedule import Schedule
 from headrace.simulate.memory import peak_activation_bytes
-from headrace.simulate.prices import op_seconds, transfer_seconds
+from headrace.simulate.seconds import op_seconds, transfer_seconds
 from headrace.simulate.timeline import Span, Timeline
 from headrace.simulate.traffic import count_messages
 
@@ -83,8 +84,8 @@ def simulate(schedule: Schedule | Checked, costs: StageCosts, link: LinkCosts | 
             f"schedule '{checked.schedule.name}' has {checked.schedule.num_stages} stages, "
             f"but {costs.num_stages} are priced; give one price for each stage"
         )
-    durations_s = op_seconds(table, costs)
-    starts_s, ends_s = _times(checked, durations_s, transfer_seconds(checked.schedule, costs, link))
+    prices = price(costs, link)
+    starts_s, ends_s = _times(checked, op_seconds(table, prices), transfer_seconds(table, prices))
     messages, message_bytes = count_messages(checked, costs)
     return Simulation(
         checked, starts_s, ends_s, peak_activation_bytes(checked.schedule, costs), messages, message_bytes
