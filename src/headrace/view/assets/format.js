@@ -15,7 +15,7 @@ const NBSP = "\u00a0"; // keeps a number and its unit on one line
 const together = (text) => text.replaceAll(" ", NBSP);
 
 const seconds = (value) => (value === 0 ? "0" : together(scaled(value * 1e6, ["µs", "ms", "s"], 1000)));
-const bytes = (value) => together(scaled(value, ["B", "KiB", "MiB", "GiB", "TiB"], 1024));
+const bytes = (value) => together(scaled(value, ["B", "kB", "MB", "GB", "TB"], 1000));
 const rate = (value) => together(`${scaled(value, ["", "k", "M", "G"], 1000).replace(" ", "")} tokens/s`);
 const percent = (share) => `${(share * 100).toFixed(1)}%`;
 const plural = (number, noun) => together(`${number} ${noun}${number === 1 ? "" : "s"}`);
