@@ -1,13 +1,15 @@
 """From a model's source to its chain, and to a part of it with weights."""
 
+import json
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from headrace.chain.anatomy import Anatomy, find_anatomy, meta_model
@@ -66,10 +68,6 @@ def named_config(model_type: str, **settings: Any) -> PretrainedConfig:
     Raises:
         RequestError: Unknown type (names the nearest) or a setting that the class refuses.
     """
-    from difflib import get_close_matches
-
-    from transformers import CONFIG_MAPPING
-
     if model_type not in CONFIG_MAPPING:
         near = get_close_matches(model_type, list(CONFIG_MAPPING.keys()), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -78,6 +76,23 @@ def named_config(model_type: str, **settings: Any) -> PretrainedConfig:
         return AutoConfig.for_model(model_type, **settings)
     except (ValueError, TypeError) as error:
         raise RequestError(f"the configuration of {model_type} was refused: {error}") from None
+
+
+def config_of(model: str) -> PretrainedConfig:
+    """The configuration that a person means by ``model``: a model type, a ``config.json``, or a Hugging Face folder.
+
+    Raises:
+        RequestError: It is none of them, or was refused.
+    """
+    path = Path(model)
+    if not path.exists():
+        return named_config(model)
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        settings = json.loads(file.read_text())
+        return named_config(settings.pop("model_type"), **settings)
+    except (OSError, ValueError, KeyError) as error:
+        raise RequestError(f"{file} is no configuration of a model: {type(error).__name__} {error}") from None
 
 
 def _refuse_settings(config: PretrainedConfig) -> None:

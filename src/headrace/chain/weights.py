@@ -36,7 +36,8 @@ def read_weights(model: PreTrainedModel, anatomy: Anatomy, folder: Path) -> None
     Raises:
         RequestError: No safetensors, a broken file, or a parameter that is not in them.
     """
-    config = LoadStateDictConfig(dtype=model.dtype, weight_mapping=get_model_conversion_mapping(model))
+    mapping: list[Any] = list(get_model_conversion_mapping(model))
+    config = LoadStateDictConfig(dtype=model.dtype, weight_mapping=mapping)
     with ExitStack() as files:
         slices: dict[str, Any] = {}
         for path in _safetensors_files(folder):

@@ -60,4 +60,5 @@ class Agreement:
         """
         flat = list(itertools.chain.from_iterable(word.norms for word in words))
         norms = [flat[index] for index in self._order if flat[index] >= 0 or flat[index] != flat[index]]
-        return torch.linalg.vector_norm(torch.tensor(norms, dtype=dtype))
+        total: Tensor = torch.linalg.vector_norm(torch.tensor(norms, dtype=dtype))
+        return total

@@ -185,7 +185,9 @@ class Engine:
             words = self._agreement.exchange(mine)
         except RuntimeError as error:
             first = str(error).splitlines()[0]
-            raise PeerLostError(f"rank {self.rank} waited for the other ranks at the end of the step: {first}") from error
+            raise PeerLostError(
+                f"rank {self.rank} waited for the other ranks at the end of the step: {first}"
+            ) from error
         self._sync_s, self._next_sync_s = self._next_sync_s, time.perf_counter()
         return words
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from headrace.chain.build import ModelSource
-from headrace.chain.chain import Chain
 from headrace.chain.microbatch import MicroBatch
 from headrace.chain.part import Part
 from headrace.costs import Costs, LayerCosts, LinkCosts
@@ -66,21 +65,22 @@ class Profiler:
     def _measure(self, rows: int) -> Costs:
         chain, length = self._chain, self._length
         batch = _random_batch(chain.vocab_size, rows, length, self._device)
-        hidden_shape = (rows, length, chain.hidden_size)
-        empty = _time_part(self._source.build(1, 1, self._device), batch, hidden_shape)
+        shape = (rows, length, chain.hidden_size)
+        gradient = torch.randn(shape, dtype=self._source.dtype, device=self._device)
+        empty = _time_part(self._source.build(1, 1, self._device), batch, gradient)
         by_kind: dict[str, LayerCosts] = {}
         kinds = {layer.kind: index for index, layer in reversed(list(enumerate(chain.layers)))}
         optimizer_s_per_byte = 0.0
         for done, (kind, index) in enumerate(kinds.items()):
             self._progress(done, len(kinds), f"measuring {rows} x {length} tokens")
             part = self._source.build(index, index + 1, self._device)
-            times = _time_part(part, batch, hidden_shape)
+            times = _time_part(part, batch, gradient)
             by_kind[kind] = LayerCosts(
                 f_s=max(times[0] - empty[0], 0.0),
                 i_s=max(times[1] - empty[1], 0.0),
                 w_s=times[2],
                 parameter_bytes=chain.layers[index].num_parameters * chain.dtype_bytes,
-                saved_bytes=_saved_bytes(part, batch, hidden_shape),
+                saved_bytes=_saved_bytes(part, batch, gradient),
                 weight_saved_bytes=_weight_saved_bytes(part, rows * length, chain.dtype_bytes),
                 output_bytes=rows * length * chain.hidden_size * chain.dtype_bytes,
             )
@@ -96,10 +96,9 @@ def _random_batch(vocab_size: int, rows: int, length: int, device: torch.device)
     return MicroBatch(ids, ids, rows * (length - 1))
 
 
-def _time_part(part: Part, batch: MicroBatch, hidden_shape: tuple[int, ...]) -> tuple[float, float, float]:
+def _time_part(part: Part, batch: MicroBatch, gradient: Tensor) -> tuple[float, float, float]:
     """Median seconds of F, I and W."""
     stage = Stage(part, split_backward=True)
-    gradient = torch.randn(hidden_shape, dtype=part.model.config.dtype, device=batch.input_ids.device)
 
     def once() -> tuple[float, float, float]:
         hidden = None if part.has_embedding else torch.randn_like(gradient)
@@ -150,7 +149,7 @@ def _time_optimizer(part: Part) -> float:
     return statistics.median([once() for _ in range(REPEATS + 1)][1:])
 
 
-def _saved_bytes(part: Part, batch: MicroBatch, hidden_shape: tuple[int, ...]) -> int:
+def _saved_bytes(part: Part, batch: MicroBatch, like: Tensor) -> int:
     """Bytes that autograd keeps for the backward of one micro-batch, parameters apart, each memory once."""
     own = {p.untyped_storage().data_ptr() for _, p in part.named_parameters()}
     kept: dict[int, int] = {}
@@ -161,9 +160,7 @@ def _saved_bytes(part: Part, batch: MicroBatch, hidden_shape: tuple[int, ...]) -
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    hidden = None
-    if not part.has_embedding:
-        hidden = torch.randn(hidden_shape, dtype=part.model.config.dtype, device=batch.input_ids.device, requires_grad=True)
+    hidden = None if part.has_embedding else torch.randn_like(like, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = part.forward(hidden, batch)
     for tensor in (hidden, output):
@@ -211,5 +208,3 @@ def _scaled(costs: Costs, factor: float) -> Costs:
         costs.source,
     )
     return _line(nothing, costs, factor)
-
-

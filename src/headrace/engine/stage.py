@@ -35,7 +35,7 @@ class Stage:
             self._weight_gradients = defer_weight_gradients(part.model)
 
     def forward(self, microbatch: int, hidden: Tensor | None, batch: MicroBatch) -> Tensor | None:
-        """Op F. Takes the hidden state from the stage before and answers the one for the next (None behind the head)."""
+        """Op F. Takes the hidden state of the stage before; answers that for the next, None behind the head."""
         if hidden is not None:
             hidden.requires_grad_()
         output = self.part.forward(hidden, batch)

@@ -157,7 +157,7 @@ class Config(Section):
     track: TrackConfig = TrackConfig()
     """Measurements."""
     run: str | None = None
-    """The run folder; absent: `runs/` and the name of the file."""
+    """The run folder; absent: `runs/` and the name of the file, with a number where that holds a run."""
 
     @model_validator(mode="before")
     @classmethod
@@ -194,10 +194,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     for override in overrides or []:
         data = apply_override(expand_shorthands(data), override)
     try:
-        config = Config.model_validate(data)
+        return Config.model_validate(data)
     except ValidationError as error:
         raise sentence(error, str(path), overrides or [], known_keys()) from None
-    return config if config.run else config.model_copy(update={"run": f"runs/{Path(path).stem}"})
 
 
 def known_keys() -> dict[str, str]:

@@ -27,9 +27,11 @@ def export_run(run_dir: Path, out: Path, tokenizer_dir: Path | None) -> Path:
 def sample(job: Job, files: RunFiles) -> tuple[str, str] | None:
     """A prompt from the data and how the exported model goes on, by transformers alone; None without a tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     if job.prepared.tokenizer_folder is None:
         return None
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(files.export).eval()
     tokenizer = AutoTokenizer.from_pretrained(files.export)
     ids = torch.from_numpy(job.data().batch(0, 1)[:, : min(PROMPT_TOKENS, job.config.data.sequence_length)])
@@ -40,4 +42,4 @@ def sample(job: Job, files: RunFiles) -> tuple[str, str] | None:
         do_sample=False,
         pad_token_id=tokenizer.eos_token_id,
     )
-    return tokenizer.decode(ids[0]), tokenizer.decode(out[0, ids.shape[1] :])
+    return str(tokenizer.decode(ids[0])), str(tokenizer.decode(out[0, ids.shape[1] :]))

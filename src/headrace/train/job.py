@@ -10,12 +10,14 @@ import torch
 import yaml
 from transformers import AutoConfig, PretrainedConfig
 
+from headrace.chain import Chain
 from headrace.chain.build import ModelSource, named_config
-from headrace.cluster import Cluster, this_machine
-from headrace.costs import LinkCosts
+from headrace.cluster import Cluster, num_cores, this_machine
+from headrace.costs import Costs, LinkCosts
 from headrace.engine.profile import Profiler
 from headrace.errors import RequestError
 from headrace.plan import Plan, Wanted, make_plan
+from headrace.simulate import Simulation
 from headrace.simulate.trace import timeline_to_trace
 from headrace.train.config import Config
 from headrace.train.data import Prepared, TokenData, prepare
@@ -79,9 +81,10 @@ def prepare_job(config: Config, run_dir: Path, num_ranks: int | None, progress: 
     source = make_source(config, model_config, folder)
     source.anatomy  # noqa: B018 (refuses an unsupported model before the data is read)
     prepared = prepare(config, run_dir.parent / ".data", getattr(model_config, "vocab_size", None), progress)
-    plan = _plan(config, source, files, progress)
+    _, plan, simulation = _plan(config, source, progress)
     files.config.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     write_json(files.plan, plan.to_json())
+    write_json(files.predicted_timeline, timeline_to_trace(simulation.timeline))
     write_json(files.job, {"data": str(prepared.folder.resolve()), "model": model_config.to_dict()})
     return Job(config, files, source, prepared, plan)
 
@@ -123,21 +126,12 @@ def _model_config(config: Config) -> tuple[PretrainedConfig, Path | None]:
 
 
 def _with_ranks(config: Config, num_ranks: int | None) -> Config:
-    """Holds the plan to the processes that are there."""
-    if num_ranks is None:
+    """Gives the pipeline the processes that are there, where its length was left open."""
+    parallel = config.parallel
+    if num_ranks is None or parallel.pp or parallel.cuts:
         return config
-    sizes = config.parallel.dp or 1, config.parallel.pp, config.parallel.tp or 1
-    wanted = sizes[0] * (sizes[1] or 1) * sizes[2]
-    if sizes[1] is None and num_ranks % wanted == 0:
-        return config.model_copy(
-            update={"parallel": config.parallel.model_copy(update={"pp": num_ranks // wanted})}
-        )
-    if wanted != num_ranks:
-        raise RequestError(
-            f"{num_ranks} processes were started, but parallel asks for dp={sizes[0]} x pp={sizes[1] or 'free'} x "
-            f"tp={sizes[2]} = {wanted}; start {wanted} processes, or change parallel"
-        )
-    return config
+    stages = num_ranks // ((parallel.dp or 1) * (parallel.tp or 1))
+    return config.model_copy(update={"parallel": parallel.model_copy(update={"pp": stages})})
 
 
 def machine_for(config: Config) -> Cluster:
@@ -147,15 +141,34 @@ def machine_for(config: Config) -> Cluster:
     return this_machine(stages, dtype=config.model.dtype)
 
 
-def _plan(config: Config, source: ModelSource, files: RunFiles, progress: Progress) -> Plan:
-    parallel = config.parallel
-    wanted = Wanted(**parallel.model_dump())
+def plan_job(config: Config, progress: Progress) -> tuple[Chain, Plan, Simulation]:
+    """Measures costs on this machine and plans; touches neither data nor disk.
+
+    Raises:
+        RequestError: The model is not supported, or no plan meets the request.
+    """
+    model_config, folder = _model_config(config)
+    return _plan(config, make_source(config, model_config, folder), progress)
+
+
+def profile_job(config: Config, rows: int, progress: Progress) -> tuple[Chain, Costs]:
+    """Measures what each layer of the job's model costs at micro-batches of ``rows`` rows."""
+    model_config, folder = _model_config(config)
+    source = make_source(config, model_config, folder)
+    return source.chain(), _profiler(config, source, machine_for(config), progress)(rows)
+
+
+def _plan(config: Config, source: ModelSource, progress: Progress) -> tuple[Chain, Plan, Simulation]:
+    wanted = Wanted(**config.parallel.model_dump())
     chain, cluster = source.chain(), machine_for(config)
     wanted.check(chain, cluster, config.train.batch)  # Before the minutes that measuring may take.
+    profiler = _profiler(config, source, cluster, progress)
+    plan, simulation = make_plan(chain, profiler, cluster, config.train.batch, config.data.sequence_length, wanted)
+    return chain, plan, simulation
+
+
+def _profiler(config: Config, source: ModelSource, cluster: Cluster, progress: Progress) -> Profiler:
+    torch.set_num_threads(max(1, num_cores() // len(cluster.devices)))
     device = torch.device("cuda" if cluster.devices[0].kind == "cuda" else "cpu")
     link = LinkCosts(cluster.link.latency_s, cluster.link.bytes_per_s)
-    profiler = Profiler(source, config.data.sequence_length, device, link, progress)
-    rows, length = config.train.batch, config.data.sequence_length
-    plan, simulation = make_plan(chain, profiler, cluster, rows, length, wanted)
-    write_json(files.predicted_timeline, timeline_to_trace(simulation.timeline))
-    return plan
+    return Profiler(source, config.data.sequence_length, device, link, progress)

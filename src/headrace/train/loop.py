@@ -61,5 +61,3 @@ def _save(engine: Engine, job: Job) -> None:
 def _batch(data: TokenData, step: int, rows: int) -> Batch:
     ids = torch.from_numpy(data.batch(step * rows, rows))
     return Batch(ids, ids)
-
-

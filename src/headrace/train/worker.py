@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -73,7 +74,7 @@ def device_of_this_rank() -> torch.device:
     return torch.device("cpu")
 
 
-def report_failure(error: HeadraceError) -> None:
+def report_failure(error: Exception) -> None:
     """Leaves the error where torch's elastic agent looks for it."""
     handler = get_error_handler()
     handler.initialize()
@@ -86,10 +87,13 @@ def main() -> None:
     try:
         join_group()
         run_rank(load_job(run_dir), resume)
-    except HeadraceError as error:
+    except Exception as error:
         report_failure(error)
-        # Not sys.exit: the peers' sends that are still posted would hold this process back.
-        os._exit(error.exit_code)
+        if not isinstance(error, HeadraceError):
+            traceback.print_exc()
+        sys.stderr.flush()
+        # Not sys.exit: messages that are still on their way would hold this process back.
+        os._exit(error.exit_code if isinstance(error, HeadraceError) else 1)
     dist.destroy_process_group()
 
 

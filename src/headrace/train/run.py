@@ -1,0 +1,129 @@
+"""A whole job from its configuration: on this machine, or as one rank that torchrun has started."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed as dist
+
+from headrace.checkpoint import latest_checkpoint, read_meta
+from headrace.errors import HeadraceError, RequestError, RunError
+from headrace.train.config import Config
+from headrace.train.files import RunFiles
+from headrace.train.finish import export_run
+from headrace.train.job import Job, Progress, load_job, prepare_job
+from headrace.train.launch import launch
+from headrace.train.metrics import check_tensorboard
+from headrace.train.state import check_identity
+from headrace.train.summary import Summary
+from headrace.train.worker import join_group, report_failure, run_rank
+
+ShowPlan = Callable[[Job], None]
+
+
+def choose_run_dir(config: Config, config_path: Path, wanted: Path | None, resume: bool) -> Path:
+    """The run folder: as asked for, or ``runs/NAME``, or ``runs/NAME-2`` and so on where that holds a run."""
+    if wanted is not None or config.run is not None:
+        return wanted or Path(config.run or "")
+    parent, name, number = Path("runs"), config_path.stem, 1
+    taken = [parent / name]
+    while (taken[-1] / "config.yaml").exists():
+        number += 1
+        taken.append(parent / f"{name}-{number}")
+    return taken[-2] if resume and len(taken) > 1 else taken[-1]
+
+
+def train_here(config: Config, run_dir: Path, resume: bool, show_plan: ShowPlan, progress: Progress) -> Job:
+    """Prepares the job, runs its processes on this machine, exports the model where it came to the end.
+
+    Raises:
+        RequestError: The request cannot be met; nothing was started.
+        RunError: The run failed; its last checkpoint is whole.
+    """
+    job = _prepare(config, run_dir, resume, None, progress)
+    show_plan(job)
+    try:
+        launch(job.files, job.plan, resume)
+    except RunError as error:
+        Summary.of(job, "failed", str(error)).save(job.files)
+        raise RunError(f"{str(error).rstrip('.')}. {_way_on(run_dir)}") from None
+    _export(job)
+    return job
+
+
+def train_as_rank(config: Config, run_dir: Path, resume: bool, show_plan: ShowPlan, progress: Progress) -> Job:
+    """The same as one of the ranks that torchrun has started; rank 0 prepares for all.
+
+    Raises:
+        HeadraceError: On every rank the same sentence where the job cannot begin.
+    """
+    _check_world(config, int(os.environ["WORLD_SIZE"]))
+    join_group()
+    answer: list[Path | HeadraceError] = [run_dir]
+    if dist.get_rank() == 0:
+        try:
+            answer[0] = _prepare(config, run_dir, resume, dist.get_world_size(), progress).files.run_dir.resolve()
+        except HeadraceError as error:
+            answer[0] = error
+    dist.broadcast_object_list(answer)
+    if isinstance(answer[0], HeadraceError):
+        raise answer[0]
+    job = load_job(answer[0])
+    if dist.get_rank() == 0:
+        show_plan(job)
+    try:
+        run_rank(job, resume)
+    except HeadraceError as error:
+        report_failure(error)
+        print(f"headrace: {error}", file=sys.stderr, flush=True)  # noqa: T201 (this process ends here)
+        os._exit(error.exit_code)
+    if dist.get_rank() == 0:
+        _export(job)
+    dist.barrier()
+    dist.destroy_process_group()
+    return job
+
+
+def _check_world(config: Config, world_size: int) -> None:
+    parallel = config.parallel
+    stages = parallel.pp or (len(parallel.cuts) if parallel.cuts else None)
+    rest = (parallel.dp or 1) * (parallel.tp or 1)
+    if (stages is None and world_size % rest) or (stages is not None and stages * rest != world_size):
+        raise RequestError(
+            f"{world_size} processes were started, but parallel asks for dp={parallel.dp or 1} x pp={stages or 'any'} "
+            f"x tp={parallel.tp or 1}; start {rest * (stages or 1)} processes, or change parallel"
+        )
+
+
+def _prepare(config: Config, run_dir: Path, resume: bool, num_ranks: int | None, progress: Progress) -> Job:
+    if config.track.tensorboard:
+        check_tensorboard()
+    files = RunFiles(run_dir)
+    if not resume:
+        files.open_new()
+    elif not files.config.exists():
+        raise RequestError(f"{run_dir} holds no run to resume; leave --resume out, or name the run's folder")
+    files.stop.unlink(missing_ok=True)
+    job = prepare_job(config, run_dir, num_ranks, progress)
+    if resume and (checkpoint := latest_checkpoint(run_dir)) is not None:
+        meta = read_meta(checkpoint)
+        check_identity(meta, job, checkpoint)
+        if meta["step"] >= config.train.steps:
+            raise RequestError(
+                f"{run_dir} has done step {meta['step']} of train.steps={config.train.steps}; set train.steps higher"
+            )
+    return job
+
+
+def _export(job: Job) -> None:
+    """Of a run that came to its end; one that was stopped goes on later."""
+    if Summary.of(job, "done").steps >= job.config.train.steps and not job.files.export.exists():
+        export_run(job.files.run_dir, job.files.export, job.prepared.tokenizer_folder)
+
+
+def _way_on(run_dir: Path) -> str:
+    checkpoint = latest_checkpoint(run_dir)
+    if checkpoint is None:
+        return "There is no checkpoint yet."
+    return f"The last checkpoint, {checkpoint}, is whole; go on with --resume --run-dir {run_dir}."
