@@ -101,7 +101,7 @@ def _whole_loss(whole: torch.nn.Module, batch: MicroBatch) -> Tensor:
         num_items_in_batch=batch.num_valid_tokens,
         use_cache=False,
     ).loss
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return loss.detach()
 
 
@@ -109,8 +109,8 @@ def _cut_loss(parts: list[Part], batch: MicroBatch) -> Tensor:
     out = parts[0].forward(None, batch)
     hidden = out.detach().requires_grad_()
     loss = parts[1].forward(hidden, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    out.backward(hidden.grad)  # type: ignore[no-untyped-call]
+    loss.backward()
+    out.backward(hidden.grad)
     return loss.detach()
 
 
@@ -127,7 +127,8 @@ def _compare_gradients(
             copy_grad = state[owners[name]].grad
             got = got if copy_grad is None else got + copy_grad
         if expected is None or got is None:
-            if expected is not got and bool((expected if got is None else got).any()):  # type: ignore[union-attr]
+            one = got if expected is None else expected
+            if one is not None and bool(one.any()):
                 return f"cut before layer {cut}: only one side has a gradient of {name}"
         elif name in owners:
             if not torch.allclose(expected, got, rtol=1e-6, atol=1e-6 * float(expected.abs().max())):

@@ -8,6 +8,7 @@ from headrace.schedule.rules import check_channels, check_counts, check_local_or
 from headrace.schedule.schedule import Schedule
 from headrace.schedule.sweep import Sweep, sweep
 from headrace.schedule.table import B, F, I, Ints, W
+from headrace.schedule.versions import WeightVersions, weight_versions
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Checked:
             a time. ``F`` adds one; ``B``, or ``W`` after ``I``, frees it.
         stage_peak_in_flight: The same per stage (of two copies the greater).
         unordered_stages: Stages whose gradients are not added in ascending order of micro-batches.
+        weight_versions: Of each stage; synchronous schedules have one.
         sweep: The ops in an order in which they can run.
     """
 
@@ -27,6 +29,7 @@ class Checked:
     peak_in_flight: tuple[int, ...]
     stage_peak_in_flight: tuple[int, ...]
     unordered_stages: tuple[int, ...]
+    weight_versions: tuple[WeightVersions, ...] = field(repr=False)
     sweep: Sweep = field(repr=False)
 
     @property
@@ -40,7 +43,8 @@ def check(schedule: Schedule) -> Checked:
 
     The rules: counts are sound and every rank holds a stage; each stage runs each micro-batch once, as ``F`` and
     ``B`` or as ``F``, ``I`` and ``W``, on the rank that holds it; a backward comes after its forward and ``W`` after
-    its ``I``; both ends of a channel list the same order; with receives that block, it ends.
+    its ``I``; both ends of a channel list the same order; with receives that block, it ends; no forward reads a weight
+    version that is not there yet.
 
     Raises:
         RequestError: Says which op, which rank and which rule.
@@ -51,7 +55,7 @@ def check(schedule: Schedule) -> Checked:
     check_channels(schedule)
     swept = sweep(schedule)
     by_rank, by_stage = _peaks(schedule)
-    return Checked(schedule, by_rank, by_stage, _unordered_stages(schedule), swept)
+    return Checked(schedule, by_rank, by_stage, _unordered_stages(schedule), weight_versions(schedule), swept)
 
 
 def _peaks(schedule: Schedule) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,6 +1,24 @@
-"""What the split-backward families share: one stage a rank, `W` a fixed number of micro-batches behind its `I`."""
+"""Split backwards: ``B`` as ``I`` then ``W``, and the orders that keep a fixed distance between the two."""
+
+from dataclasses import replace
 
 from headrace.schedule.op import Op
+from headrace.schedule.schedule import Schedule
+
+
+def split_backward(schedule: Schedule) -> Schedule:
+    """The same with each ``B`` as ``I`` and ``W`` next to each other."""
+    return replace(schedule, orders=tuple(tuple(_halves(order)) for order in schedule.orders))
+
+
+def _halves(order: tuple[Op, ...]) -> list[Op]:
+    halves = []
+    for op in order:
+        if op.kind == "B":
+            halves += [Op("I", op.stage, op.microbatch), Op("W", op.stage, op.microbatch)]
+        else:
+            halves.append(op)
+    return halves
 
 
 def lagged_order(stage: int, num_microbatches: int, warm_up: int, lag: int) -> tuple[Op, ...]:
