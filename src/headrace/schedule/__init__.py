@@ -2,10 +2,13 @@
 
 from headrace.schedule.checker import Checked, check
 from headrace.schedule.families import FAMILIES, Family, make_schedule
+from headrace.schedule.memory import check_memory
 from headrace.schedule.messages import Transfer, input_of, output_of, receives, sends
 from headrace.schedule.op import KINDS, Kind, Op
 from headrace.schedule.prices import Prices, price, unit_prices
 from headrace.schedule.schedule import Schedule
+from headrace.schedule.split import split_backward
+from headrace.schedule.versions import WeightVersions, weight_versions
 
 __all__ = [
     "FAMILIES",
@@ -17,12 +20,16 @@ __all__ = [
     "Prices",
     "Schedule",
     "Transfer",
+    "WeightVersions",
     "check",
+    "check_memory",
     "input_of",
     "make_schedule",
     "output_of",
     "price",
     "receives",
     "sends",
+    "split_backward",
     "unit_prices",
+    "weight_versions",
 ]

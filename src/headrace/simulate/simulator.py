@@ -9,10 +9,11 @@ from headrace.errors import RequestError
 from headrace.schedule.checker import Checked, check
 from headrace.schedule.prices import price
 from headrace.schedule.schedule import Schedule
-from headrace.simulate.memory import peak_activation_bytes
+from headrace.simulate.contention import Contention
+from headrace.simulate.memory import peak_activation_bytes, with_recompute
 from headrace.simulate.seconds import op_seconds, transfer_seconds
 from headrace.simulate.timeline import Span, Timeline
-from headrace.simulate.traffic import count_messages
+from headrace.simulate.traffic import OVERLAPPING, Traffic, count_messages
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,27 @@ class Simulation:
         return max(self.ends_s)
 
     @property
+    def rank_starts_s(self) -> tuple[float, ...]:
+        """When each rank's first op starts."""
+        return tuple(self.starts_s[first] for first in self.schedule.table.first[:-1])
+
+    @property
+    def rank_ends_s(self) -> tuple[float, ...]:
+        """When each rank's last op ends."""
+        return tuple(self.ends_s[end - 1] for end in self.schedule.table.first[1:])
+
+    @property
+    def span_s(self) -> float:
+        """The longest time between a rank's own first and last op: a step, when ranks need not start together."""
+        return max(end - start for start, end in zip(self.rank_starts_s, self.rank_ends_s, strict=True))
+
+    @property
+    def bubble_rate(self) -> float:
+        """Share of ``span_s`` in which ranks do not compute, as the Zero Bubble paper defines it (2401.10241)."""
+        span_s = self.span_s
+        return 1.0 - self.busy_s / (self.schedule.num_ranks * span_s) if span_s > 0 else 0.0
+
+    @property
     def busy_s(self) -> float:
         """Seconds in which ranks compute, of all ranks together."""
         return sum(self.ends_s) - sum(self.starts_s)
@@ -63,16 +85,24 @@ class Simulation:
         return Timeline(self.schedule.num_ranks, tuple(map(Span._make, rows)), 0.0, self.step_s)
 
 
-def simulate(schedule: Schedule | Checked, costs: StageCosts, link: LinkCosts | Sequence[LinkCosts]) -> Simulation:
+def simulate(
+    schedule: Schedule | Checked,
+    costs: StageCosts,
+    link: LinkCosts | Sequence[LinkCosts],
+    traffic: Traffic = OVERLAPPING,
+    recompute: bool = False,
+) -> Simulation:
     """Prices a schedule: each rank runs its ops strictly in order, each as soon as it can.
 
-    A message leaves when its op ends and is there ``link.message_s(bytes)`` later; ranks go on computing meanwhile,
-    and messages do not delay each other. Linear in the number of ops.
+    A message leaves when its op ends and is there ``link.message_s(bytes)`` later. Ranks go on computing meanwhile, and
+    messages do not delay each other unless ``traffic`` says so. Linear in the number of ops.
 
     Args:
         schedule: A schedule, which is checked first, or one that has been.
         costs: One price for each stage.
         link: Of all neighbouring stages, or one for each pair ``(stage, stage + 1)``.
+        traffic: How messages share links and ranks.
+        recompute: Stages keep only their input; each backward runs the forward again.
 
     Raises:
         RequestError: When the checker refuses, the counts differ, or a price is negative or not a number.
@@ -84,11 +114,15 @@ def simulate(schedule: Schedule | Checked, costs: StageCosts, link: LinkCosts | 
             f"schedule '{checked.schedule.name}' has {checked.schedule.num_stages} stages, "
             f"but {costs.num_stages} are priced; give one price for each stage"
         )
-    prices = price(costs, link)
-    starts_s, ends_s = _times(checked, op_seconds(table, prices), transfer_seconds(table, prices))
+    prices = price(with_recompute(costs) if recompute else costs, link)
+    durations_s, transfers_s = op_seconds(table, prices), transfer_seconds(table, prices)
+    if traffic == OVERLAPPING:
+        starts_s, ends_s = _times(checked, durations_s, transfers_s)
+    else:
+        starts_s, ends_s = Contention(checked, durations_s, transfers_s, traffic).times()
     messages, message_bytes = count_messages(checked, costs)
     return Simulation(
-        checked, starts_s, ends_s, peak_activation_bytes(checked.schedule, costs), messages, message_bytes
+        checked, starts_s, ends_s, peak_activation_bytes(checked.schedule, costs, recompute), messages, message_bytes
     )
 
 

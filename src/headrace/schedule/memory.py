@@ -1,0 +1,62 @@
+"""Activations that each rank holds: what its own order of ops decides, whatever the clock says."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.errors import RequestError
+from headrace.schedule.schedule import Schedule
+
+
+def held_activations(
+    schedule: Schedule, saved: Sequence[float], kept: Sequence[float], working: Sequence[float] | None = None
+) -> npt.NDArray[np.float64]:
+    """What the op's rank holds while each op of ``schedule.table`` runs.
+
+    ``F`` adds the stage's ``saved``; ``B`` frees it; ``I`` frees it but for ``kept``, which ``W`` frees. What an op
+    frees it holds until it has ended.
+
+    Args:
+        schedule: Whose ops.
+        saved: Of one micro-batch on each stage, from ``F`` until ``I`` or ``B``.
+        kept: Of these, until ``W``.
+        working: What ``B`` and ``I`` hold on top while they run (activations computed again); None: nothing.
+    """
+    table = schedule.table
+    saved_, kept_ = np.asarray(saved, float), np.asarray(kept, float)
+    change = np.stack([saved_, -saved_, kept_ - saved_, -kept_])[table.kind, table.stage]
+    while_it_runs: npt.NDArray[np.float64] = np.cumsum(change) - np.minimum(change, 0)
+    if working is not None:
+        extra, none = np.asarray(working, float), np.zeros(schedule.num_stages)
+        while_it_runs += np.stack([none, extra, extra, none])[table.kind, table.stage]
+    return while_it_runs
+
+
+def peaks(schedule: Schedule, held: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """The most that each rank holds at a time, from `held_activations`."""
+    most = np.zeros(schedule.num_ranks)
+    np.maximum.at(most, schedule.table.rank, held)
+    return tuple(most.tolist())
+
+
+def check_memory(schedule: Schedule, saved: Sequence[float], kept: Sequence[float], limits: Sequence[float]) -> None:
+    """Refuses a schedule that holds more than a rank may.
+
+    Args:
+        schedule: A schedule that has been checked.
+        saved: As in `held_activations`.
+        kept: As in `held_activations`.
+        limits: The most that each rank may hold, in the unit of ``saved``.
+
+    Raises:
+        RequestError: Names the op, the rank and both numbers.
+    """
+    held = held_activations(schedule, saved, kept)
+    over = np.flatnonzero(held > np.asarray(limits, float)[schedule.table.rank] * (1 + 1e-9))
+    if over.size:
+        i, rank = int(over[0]), int(schedule.table.rank[over[0]])
+        raise RequestError(
+            f"schedule '{schedule.name}' is refused (rule: memory limit): at {schedule.table.op(i)} rank {rank} holds "
+            f"{held[i]:g} of activations and may hold {limits[rank]:g}; it needs {peaks(schedule, held)[rank]:g}"
+        )
