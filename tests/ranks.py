@@ -22,7 +22,10 @@ def _serve(connection: Connection) -> None:
 
     torch.set_num_threads(1)
     while True:
-        job, rank, size, store, args = connection.recv()
+        try:
+            job, rank, size, store, args = connection.recv()
+        except EOFError:
+            return
         try:
             dist.init_process_group(
                 "gloo", store=dist.FileStore(store, size), rank=rank, world_size=size, timeout=timedelta(seconds=60)

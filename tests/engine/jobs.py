@@ -1,11 +1,13 @@
 """What the ranks of the engine's tests run, and the plain loop that judges them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from headrace.chain.build import ModelSource
+from headrace.chain.part import draw_seed
 from headrace.engine.batch import Batch
 from headrace.engine.engine import AdamWSettings, Engine
 from headrace.plan import Layout, Plan
@@ -79,14 +81,18 @@ def plain(config: PretrainedConfig, start: dict[str, torch.Tensor], steps: list[
     """The judge: transformers and torch alone, one process, the same micro-batches in turn."""
     model = AutoModelForCausalLM.from_config(config).train()
     model.load_state_dict(start, strict=not config.tie_word_embeddings)
+    seed = _seed_each_layer(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay)
     losses, norms, gradients = [], [], {}
-    for batch in steps:
+    for step, batch in enumerate(steps):
         valid = int((batch.labels[:, 1:] != -100).sum())
         total = torch.zeros(())
         sizes = [len(x) for x in torch.arange(batch.num_rows).tensor_split(microbatches)]
-        for ids, labels in zip(batch.input_ids.split(sizes), batch.labels.split(sizes), strict=True):
-            loss = model(input_ids=ids, labels=labels, num_items_in_batch=valid).loss
+        for index, (ids, labels) in enumerate(
+            zip(batch.input_ids.split(sizes), batch.labels.split(sizes), strict=True)
+        ):
+            seed(step, index)
+            loss = model(input_ids=ids, labels=labels, num_items_in_batch=valid, use_cache=False).loss
             loss.backward()
             total = total + loss.detach()
         gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
@@ -95,3 +101,21 @@ def plain(config: PretrainedConfig, start: dict[str, torch.Tensor], steps: list[
         optimizer.zero_grad()
         losses.append(float(total))
     return losses, norms, gradients, {n: p.detach() for n, p in model.named_parameters()}
+
+
+def _seed_each_layer(model: Any) -> Callable[[int, int], None]:
+    """Draws as the promise says: keyed by (seed 0, step, micro-batch, layer), the embedding being layer 0."""
+    now = [0, 0]
+
+    def seed(layer: int) -> None:
+        torch.manual_seed(draw_seed(0, *now, layer))
+
+    layers = getattr(model.base_model, "h", None) or model.base_model.layers
+    for index, layer in enumerate(layers):
+        layer.register_forward_pre_hook(lambda *_, n=index + 1: seed(n))
+
+    def begin(step: int, microbatch: int) -> None:
+        now[:] = [step, microbatch]
+        seed(0)
+
+    return begin

@@ -30,6 +30,7 @@ class WeightGradients:
         """Keeps one product for later."""
         self._waiting[self._microbatch].append(product)
 
+    @torch.no_grad()
     def run(self, microbatch: int) -> None:
         """Does the products of ``microbatch``, letting each one's tensors go as soon as it is done."""
         products = self._waiting.pop(microbatch)
@@ -97,6 +98,7 @@ def defer_weight_gradients(model: nn.Module) -> WeightGradients:
 
 def _deferred_forward(module: nn.Linear | Conv1D, later: WeightGradients) -> Callable[[Tensor], Tensor]:
     transposed = isinstance(module, Conv1D)
+    apply: Callable[..., Tensor] = _DeferredLinear.apply
 
     def forward(x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
@@ -104,7 +106,6 @@ def _deferred_forward(module: nn.Linear | Conv1D, later: WeightGradients) -> Cal
         # A detached alias shares the memory but not the graph: only x keeps this op alive in the backward.
         if not x.requires_grad:
             x = x.detach().requires_grad_()
-        output: Tensor = _DeferredLinear.apply(x, module.weight, module.bias, transposed, later)
-        return output
+        return apply(x, module.weight, module.bias, transposed, later)
 
     return forward
