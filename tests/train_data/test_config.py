@@ -71,7 +71,9 @@ def test_a_plain_string_is_a_models_path(job: Path) -> None:
 
 def test_a_models_config_may_lie_in_a_json_file(job: Path, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 8}))
-    assert load_config(job, [f"model.config={tmp_path}/model.json"]).model.config == {"model_type": "gpt2", "n_embd": 8}
+    overrides = [f"model.config={tmp_path}/model.json", "model.config.n_embd=16"]
+    assert load_config(job, overrides[:1]).model.config == {"model_type": "gpt2", "n_embd": 8}
+    assert load_config(job, overrides).model.config == {"model_type": "gpt2", "n_embd": 16}
 
 
 @pytest.mark.parametrize(

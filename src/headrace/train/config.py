@@ -6,7 +6,7 @@ The text under a field is its documentation everywhere: here, in ``--help`` and 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from headrace.train.complaints import sentence
 from headrace.train.overrides import apply_override, expand_shorthands, read_mapping
@@ -37,11 +37,6 @@ class ModelConfig(Section):
     """An existing model: a Hugging Face folder, or a name on the hub."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the parameters and of what crosses a cut."""
-
-    @field_validator("config", mode="before")
-    @classmethod
-    def _read_file(cls, value: object) -> object:
-        return read_mapping(Path(value)) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -59,10 +59,17 @@ def apply_override(data: dict[str, Any], override: str) -> dict[str, Any]:
 
 
 def expand_shorthands(data: dict[str, Any]) -> dict[str, Any]:
-    """``model: folder`` and ``parallel: auto`` in their long forms."""
+    """``model: folder``, ``model: {config: file}`` and ``parallel: auto`` in their long forms.
+
+    Raises:
+        RequestError: The file of a model's config cannot be read.
+    """
     long = dict(data)
-    if isinstance(data.get("model"), str):
-        long["model"] = {"path": data["model"]}
+    model = data.get("model")
+    if isinstance(model, str):
+        long["model"] = {"path": model}
+    if isinstance(model, dict) and isinstance(model.get("config"), str):
+        long["model"] = {**model, "config": read_mapping(Path(model["config"]))}
     if data.get("parallel") == "auto":
         long["parallel"] = {}
     return long
