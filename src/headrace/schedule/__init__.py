@@ -2,6 +2,14 @@
 
 from headrace.schedule.checker import Checked, check
 from headrace.schedule.families import FAMILIES, Family, make_schedule
+from headrace.schedule.files import (
+    read_schedule,
+    schedule_from_csv,
+    schedule_from_json,
+    schedule_to_csv,
+    schedule_to_json,
+    write_schedule,
+)
 from headrace.schedule.memory import check_memory
 from headrace.schedule.messages import Transfer, input_of, output_of, receives, sends
 from headrace.schedule.op import KINDS, Kind, Op
@@ -27,9 +35,15 @@ __all__ = [
     "make_schedule",
     "output_of",
     "price",
+    "read_schedule",
     "receives",
+    "schedule_from_csv",
+    "schedule_from_json",
+    "schedule_to_csv",
+    "schedule_to_json",
     "sends",
     "split_backward",
     "unit_prices",
     "weight_versions",
+    "write_schedule",
 ]

@@ -2,22 +2,23 @@
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.schedule.op import Op
 from headrace.schedule.prices import Prices
+from headrace.schedule.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class Filled:
-    """Orders with every ``W`` in its place, and when their ranks start and end.
+    """A schedule with every ``W`` in its place, and when its ranks start and end.
 
     Attributes:
-        orders: As in `Schedule`.
+        schedule: With ``I`` and ``W`` throughout.
         starts_s, ends_s: Per rank, of its first and last op.
     """
 
-    orders: tuple[tuple[Op, ...], ...]
+    schedule: Schedule
     starts_s: tuple[float, ...]
     ends_s: tuple[float, ...]
 
@@ -32,21 +33,14 @@ class Filled:
         return max(end - start for start, end in zip(self.starts_s, self.ends_s, strict=True))
 
 
-def fill(
-    orders: Sequence[Iterable[Op]],
-    placement: Sequence[int],
-    prices: Prices,
-    limits: Sequence[float],
-    eagerness: float = 0.0,
-) -> Filled | None:
+def fill(schedule: Schedule, prices: Prices, limits: Sequence[float], eagerness: float = 0.0) -> Filled | None:
     """Places every ``W``, each stage's in ascending order, knowing when the other ops run. Linear in the ops.
 
     A ``W`` runs when the next op's input comes so late that the ``W`` delays that op by at most ``eagerness`` of the
     ``W``'s own time, when the next forward finds no memory, and at the end.
 
     Args:
-        orders: Of one copy of the weights. ``B`` is taken as ``I``; ``W`` are left out and placed anew.
-        placement: As in `Schedule`.
+        schedule: Its ``B`` are taken as ``I``; its ``W`` are left out and placed anew.
         prices: In any one unit of time and of memory.
         limits: The most activations that each rank may hold, in the unit of ``prices.saved``.
         eagerness: 0 to 1.
@@ -54,7 +48,9 @@ def fill(
     Returns:
         None where this order of ``F`` and ``I`` does not fit into memory, or never ends.
     """
-    ranks = [_Rank(order, limit) for order, limit in zip(orders, limits, strict=True)]
+    ranks = [_Rank(order, limit) for order, limit in zip(schedule.orders, limits, strict=True)]
+    copy_of = schedule.copy_of or (0,) * schedule.num_microbatches
+    edges_s = [_edges_s(placement, prices) for placement in schedule.placements]
     ends: dict[tuple[bool, int, int], float] = {}
     waiters: dict[tuple[bool, int, int], _Rank] = {}
     last = prices.num_stages - 1
@@ -71,8 +67,7 @@ def fill(
                 if end_s is None:
                     waiters[is_forward, source, mb] = rank
                     break
-                is_near = placement[source] == placement[stage]
-                arrival_s = end_s if is_near else end_s + prices.edge_s[min(source, stage)]
+                arrival_s = end_s + edges_s[copy_of[mb]][min(source, stage)]
             rank.use_gap(arrival_s, prices, eagerness)
             if is_forward and not rank.make_room(prices.saved[stage], prices):
                 return None
@@ -86,10 +81,15 @@ def fill(
     for rank in ranks:
         rank.finish(prices)
     return Filled(
-        tuple(tuple(map(Op._make, rank.done)) for rank in ranks),
+        replace(schedule, orders=tuple(tuple(map(Op._make, rank.done)) for rank in ranks)),
         tuple(rank.start_s for rank in ranks),
         tuple(rank.now_s for rank in ranks),
     )
+
+
+def _edges_s(placement: Sequence[int], prices: Prices) -> list[float]:
+    """Seconds between each stage and the next: none where one rank holds both."""
+    return [0.0 if a == b else s for a, b, s in zip(placement, placement[1:], prices.edge_s, strict=False)]
 
 
 class _Rank:

@@ -60,15 +60,21 @@ def _v_block(
     name: str, block: Block, limit: int, num_ranks: int, num_microbatches: int, prices: Prices | None
 ) -> Schedule:
     """Repeats the block, orders each rank's ``F`` and ``I`` by their slots, and fills in ``W`` within the limit."""
-    placement, prices = waves(num_ranks, 2), prices or unit_prices(2 * num_ranks)
-    orders = [_order(block, rank, num_ranks, num_microbatches) for rank in range(num_ranks)]
+    prices = prices or unit_prices(2 * num_ranks)
+    bare = v_block_order(name, block, num_ranks, num_microbatches)
     limits = [limit * (prices.saved[rank] + prices.saved[2 * num_ranks - 1 - rank]) for rank in range(num_ranks)]
-    filled = fill(orders, placement, prices, limits)
+    filled = fill(bare, prices, limits)
     assert filled is not None, "the block's own memory is enough for it"
-    return Schedule(name, 2 * num_ranks, num_microbatches, placement, filled.orders)
+    return filled.schedule
 
 
-def _order(block: Block, rank: int, num_ranks: int, num_microbatches: int) -> list[Op]:
+def v_block_order(name: str, block: Block, num_ranks: int, num_microbatches: int) -> Schedule:
+    """``F`` and ``I`` of the repeated block; ``W`` are still to be filled in."""
+    orders = tuple(_order(block, rank, num_ranks, num_microbatches) for rank in range(num_ranks))
+    return Schedule(name, 2 * num_ranks, num_microbatches, waves(num_ranks, 2), orders)
+
+
+def _order(block: Block, rank: int, num_ranks: int, num_microbatches: int) -> tuple[Op, ...]:
     up = 2 * num_ranks - 1 - rank
     kinds: tuple[Kind, ...] = ("F", "F", "I", "I")
     ops = zip(kinds, (rank, up, up, rank), block.slots(rank, num_ranks), strict=True)
@@ -77,4 +83,4 @@ def _order(block: Block, rank: int, num_ranks: int, num_microbatches: int) -> li
         for kind, stage, slot in ops
         for mb in range(num_microbatches)
     ]
-    return [op for _, _, op in sorted(timed)]
+    return tuple(op for _, _, op in sorted(timed))

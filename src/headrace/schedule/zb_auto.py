@@ -43,13 +43,11 @@ def zb_auto(name: str, num_microbatches: int, prices: Prices, limit: float) -> S
         )
     most, limits = floor(limit * (1 + 1e-9) / max(prices.saved)) - 1, [limit] * num_ranks
     found = [
-        fill(
-            _orders(num_ranks, num_microbatches, most, slope, rounding), straight(num_ranks), prices, limits, eagerness
-        )
+        fill(warm_up_order(name, num_ranks, num_microbatches, most, slope, rounding), prices, limits, eagerness)
         for slope, rounding, eagerness in _choices(3 * num_ranks * num_microbatches)
     ]
     best = min((one for one in found if one is not None), key=lambda one: (one.span_s, one.step_s))
-    return Schedule(name, num_ranks, num_microbatches, straight(num_ranks), best.orders)
+    return best.schedule
 
 
 def zb_1p(num_ranks: int, num_microbatches: int, prices: Prices | None = None) -> Schedule:
@@ -71,10 +69,16 @@ def _choices(num_ops: int) -> list[tuple[float, Rounding, float]]:
     return choices[:: min(stride | 1, 49)]
 
 
-def _orders(num_ranks: int, num_microbatches: int, most: int, slope: float, rounding: Rounding) -> list[list[Op]]:
-    """``slope`` more forwards for each rank that lies behind, ``most`` at most, before ``F`` and ``I`` in turn."""
+def warm_up_order(
+    name: str, num_ranks: int, num_microbatches: int, most: int, slope: float, rounding: Rounding
+) -> Schedule:
+    """``slope`` more forwards for each rank that lies behind, ``most`` at most, before ``F`` and ``I`` in turn.
+
+    ``W`` are still to be filled in.
+    """
     warm_ups = (min(most, rounding((num_ranks - 1 - rank) * slope)) for rank in range(num_ranks))
-    return [list(_order(rank, num_microbatches, warm_up)) for rank, warm_up in enumerate(warm_ups)]
+    orders = tuple(tuple(_order(rank, num_microbatches, warm_up)) for rank, warm_up in enumerate(warm_ups))
+    return Schedule(name, num_ranks, num_microbatches, straight(num_ranks), orders)
 
 
 def _order(stage: int, num_microbatches: int, warm_up: int) -> Iterator[Op]:

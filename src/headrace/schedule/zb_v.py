@@ -18,9 +18,9 @@ def zb_v(num_ranks: int, num_microbatches: int, prices: Prices | None = None) ->
     whole = Schedule("zb-v", 2 * p, m, placement, tuple(_order(rank, p, m) for rank in range(p)))
     cut = keep_first(whole, num_microbatches)
     limits = [p * (prices.saved[rank] + prices.saved[2 * p - 1 - rank]) for rank in range(p)]
-    filled = fill(cut.orders, placement, prices, limits)
+    filled = fill(cut, prices, limits)
     assert filled is not None, "2p activations are enough for this order of F and I"
-    return Schedule("zb-v", 2 * p, num_microbatches, placement, filled.orders)
+    return filled.schedule
 
 
 def _order(rank: int, p: int, m: int) -> tuple[Op, ...]:
