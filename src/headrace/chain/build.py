@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -74,8 +75,11 @@ def named_config(model_type: str, **settings: Any) -> PretrainedConfig:
         raise RequestError(f"transformers knows no model type {model_type!r}{hint}")
     try:
         return AutoConfig.for_model(model_type, **settings)
+    except StrictDataclassError as error:
+        reason = str(error.__cause__ or error)
     except (ValueError, TypeError) as error:
-        raise RequestError(f"the configuration of {model_type} was refused: {error}") from None
+        reason = str(error)
+    raise RequestError(f"the configuration of {model_type} was refused: {reason}")
 
 
 def config_of(model: str) -> PretrainedConfig:

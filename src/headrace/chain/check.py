@@ -14,6 +14,13 @@ from headrace.chain.small import small_config
 from headrace.errors import RequestError
 
 
+PROVEN_TYPES = frozenset(
+    {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2", "gpt_neox", "opt", "olmo2"}
+    | {"granite", "starcoder2", "falcon", "bloom", "mixtral"}
+)
+"""Types that the tests prove; a model of any other type is proven before it is trained."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the check found.
@@ -56,6 +63,13 @@ def check(config: PretrainedConfig) -> Verdict:
     except Exception as error:  # Foreign model code may fail in any way; each is a reason to refuse.
         return Verdict(name, False, 0, reason=f"{type(error).__name__}: {error}".splitlines()[0])
     return Verdict(name, reason is None, cuts, layers, tied, reason)
+
+
+def require_exact(config: PretrainedConfig) -> None:
+    """Raises `RequestError`, with the reason, where cutting this model is impossible or would change it."""
+    ModelSource(config).anatomy  # noqa: B018 (refuses by itself)
+    if config.model_type not in PROVEN_TYPES and not (verdict := check(config)).exact:
+        raise RequestError(f"{config.model_type} is not supported: {verdict.reason}; choose another type of model")
 
 
 def _batches(vocab_size: int) -> list[MicroBatch]:

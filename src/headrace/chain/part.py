@@ -7,11 +7,12 @@ state that was received.
 
 import hashlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from headrace.chain.anatomy import Anatomy
@@ -51,10 +52,12 @@ class Part:
         model: The transformers model with everything else replaced by parameterless stand-ins.
         anatomy: That of the unsplit model.
         first, stop: Bounds in the chain (0 is the embedding, ``num_layers + 1`` the head).
+        recomputed: Indices in the model's list of layers that keep their input only, and run again in the backward.
     """
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, first: int, stop: int) -> None:
         self.model, self.anatomy, self.first, self.stop = model, anatomy, first, stop
+        self.recomputed: frozenset[int] = frozenset()
         self._received: Tensor | None = None
         self._output: Tensor | None = None
         self._key: tuple[int, int, int] = (0, 0, 0)
@@ -64,8 +67,8 @@ class Part:
             layers[0].register_forward_pre_hook(self._hand_in, with_kwargs=True)
         layers[anatomy.num_layers - 1].register_forward_hook(self._keep_output)
         self._random = _draws_at_random(model)
-        for index in self.local_layers() if self._random else ():
-            layers[index].register_forward_pre_hook(self._seed_hook(index + 1))
+        for index in self.local_layers():
+            layers[index].forward = self._layer_forward(index, layers[index].forward)
         parameters = inspect.signature(model.base_model.forward).parameters
         self._takes_positions = "position_ids" in parameters
 
@@ -94,7 +97,7 @@ class Part:
             The hidden state ``[rows, length, hidden]``, or, where the head is here, the micro-batch's share of the
             step's mean loss (a scalar).
         """
-        self.recall(hidden, batch)
+        self._received, self._key = hidden, batch.key
         inputs: dict[str, Any] = {"attention_mask": batch.attention_mask, "use_cache": False}
         if batch.position_ids is not None:
             if not self._takes_positions:
@@ -104,7 +107,7 @@ class Part:
             inputs["input_ids"] = batch.input_ids
         else:
             inputs["inputs_embeds"] = hidden.detach()
-        self._seed(0)
+        self._seed(0, batch.key)
         if self.has_head:
             loss: Tensor = self.model(labels=batch.labels, num_items_in_batch=batch.num_valid_tokens, **inputs).loss
             self._output = None
@@ -113,10 +116,6 @@ class Part:
         output, self._output = self._output, None
         assert output is not None
         return output
-
-    def recall(self, hidden: Tensor | None, batch: MicroBatch) -> None:
-        """Sets whose micro-batch runs next; called before a backward too, since recomputed layers ask for it."""
-        self._received, self._key = hidden, batch.key
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Local parameters by global name; the head's copy of a tied embedding has its own name."""
@@ -129,17 +128,25 @@ class Part:
 
     def _keep_output(self, _: nn.Module, __: Any, output: Any) -> None:
         self._output = output[0] if isinstance(output, tuple) else output
-        self._seed(self.anatomy.num_layers + 1)
+        self._seed(self.anatomy.num_layers + 1, self._key)
 
-    def _seed_hook(self, layer: int) -> Any:
-        def hook(*_: Any) -> None:
-            self._seed(layer)
+    def _layer_forward(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A layer's forward that seeds its draws, also when it runs again in the backward."""
 
-        return hook
+        def run(key: tuple[int, int, int], *args: Any, **kwargs: Any) -> Any:
+            self._seed(index + 1, key)
+            return forward(*args, **kwargs)
 
-    def _seed(self, layer: int) -> None:
+        def layer_forward(*args: Any, **kwargs: Any) -> Any:
+            if index in self.recomputed and torch.is_grad_enabled():
+                return checkpoint(run, self._key, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+            return run(self._key, *args, **kwargs)
+
+        return layer_forward
+
+    def _seed(self, layer: int, key: tuple[int, int, int]) -> None:
         if self._random:
-            torch.manual_seed(draw_seed(*self._key, layer))
+            torch.manual_seed(draw_seed(*key, layer))
 
 
 def prune(model: PreTrainedModel, anatomy: Anatomy, first: int, stop: int) -> None:

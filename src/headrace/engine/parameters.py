@@ -82,4 +82,4 @@ class Parameters:
 
 
 def _norm(gradient: Tensor | None) -> float:
-    return -1.0 if gradient is None else float(torch.linalg.vector_norm(gradient))
+    return -1.0 if gradient is None else float(torch.linalg.vector_norm(gradient.detach()))

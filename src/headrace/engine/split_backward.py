@@ -48,16 +48,17 @@ class _DeferredLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, later: WeightGradients
     ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.bias, ctx.transposed, ctx.later = bias, transposed, later
+        ctx.save_for_backward(x)
+        # Not saved: under recomputation a saved parameter comes back as another tensor, whose gradient nobody sees.
+        ctx.weight, ctx.bias, ctx.transposed, ctx.later = weight, bias, transposed, later
         return _product(x, weight, bias, transposed)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, None]:
-        x, weight = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         grad = grads[0]
         grad_rows = grad.reshape(-1, grad.shape[-1])  # [rows, out]
-        bias, transposed = ctx.bias, ctx.transposed
+        weight, bias, transposed = ctx.weight, ctx.bias, ctx.transposed
 
         def product() -> None:
             rows = x.reshape(-1, x.shape[-1])  # [rows, in]

@@ -26,11 +26,10 @@ class Stage:
         """
         self.part = part
         self.losses: dict[int, Tensor] = {}
-        self._recompute = recompute
-        self._saved: dict[int, tuple[Tensor | None, Tensor, MicroBatch]] = {}
+        self._saved: dict[int, tuple[Tensor | None, Tensor]] = {}
         self._weight_gradients: WeightGradients | None = None
         if recompute:
-            part.model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+            part.recomputed = frozenset(part.local_layers())
         if split_backward:
             self._weight_gradients = defer_weight_gradients(part.model)
 
@@ -39,7 +38,7 @@ class Stage:
         if hidden is not None:
             hidden.requires_grad_()
         output = self.part.forward(hidden, batch)
-        self._saved[microbatch] = (hidden, output, batch)
+        self._saved[microbatch] = (hidden, output)
         if self.part.has_head:
             self.losses[microbatch] = output.detach()
             return None
@@ -54,11 +53,9 @@ class Stage:
 
     def input_backward(self, microbatch: int, gradient: Tensor | None) -> Tensor | None:
         """Op I: like B, but the linear layers' weight gradients are left for `weight_backward`."""
-        hidden, output, batch = self._saved.pop(microbatch)
+        hidden, output = self._saved.pop(microbatch)
         if self._weight_gradients is not None:
             self._weight_gradients.collect(microbatch)
-        if self._recompute:
-            self.part.recall(hidden, batch)
         if output.requires_grad:
             torch.autograd.backward([output], None if gradient is None else [gradient])
         if hidden is None:
