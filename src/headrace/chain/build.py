@@ -102,6 +102,11 @@ def config_of(model: str) -> PretrainedConfig:
 def _refuse_settings(config: PretrainedConfig) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise RequestError(f"{config.model_type} is an encoder-decoder; only causal language models can be cut")
+    text = config.get_text_config(decoder=True)
+    if text is not config:
+        raise RequestError(
+            f"{config.model_type} is several models in one; only its language model can be cut: take {text.model_type}"
+        )
     if getattr(config, "output_router_logits", False):
         raise RequestError(
             f"{config.model_type} with output_router_logits=true adds a loss of every layer, "
