@@ -1,5 +1,6 @@
 """Scenarios of public bug reports of other trainers; the identifiers are those threads'."""
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -231,3 +232,27 @@ def failing(config: PretrainedConfig, the_plan: Plan, batch: Batch) -> str:
             torch.distributed.destroy_process_group()
         return str(error)
     return "no error"
+
+
+def test_an_output_that_was_sent_is_let_go_though_its_graph_is_kept(ranks: Ranks) -> None:
+    assert ranks.run(2, outputs_alive, FOUR, plan((0, 3, 6), "gpipe", 4), batches(1)[0]) == [0, 0]
+
+
+def outputs_alive(config: PretrainedConfig, the_plan: Plan, batch: Batch) -> int:
+    """How many outputs of F are still in memory before the first backward."""
+    engine = Engine(ModelSource(config), the_plan, SETTINGS)
+    stage, outputs, alive = next(iter(engine._stages.values())), [], []
+    real_forward, real_backward = stage.part.forward, stage.input_backward
+
+    def forward(*args: Any) -> torch.Tensor:
+        output = real_forward(*args)
+        outputs.append(weakref.ref(output))
+        return output
+
+    def input_backward(*args: Any) -> Any:
+        alive.append(sum(ref() is not None for ref in outputs))
+        return real_backward(*args)
+
+    stage.part.forward, stage.input_backward = forward, input_backward  # type: ignore[method-assign]
+    engine.step(batch)
+    return alive[0]

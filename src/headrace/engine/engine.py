@@ -1,5 +1,6 @@
 """The engine: runs a plan on a chain, the same in every process of the job."""
 
+import gc
 import time
 from dataclasses import dataclass, field
 
@@ -192,21 +193,28 @@ class Engine:
         return words
 
     def _run_ops(self, batch: Batch) -> float:
-        """Runs the program; answers the sum of the losses that came out here, added in the order of micro-batches."""
+        """Runs the program; answers the sum of the losses that came out here, added in the order of micro-batches.
+
+        Python's collector waits outside: a pause on one rank would be a bubble on all.
+        """
         num_microbatches = min(self.plan.microbatches, batch.num_rows)
         program = self._program_for(num_microbatches)
         batches = [_to(b, self.device) for b in batch.split(num_microbatches, self.seed, self.steps_done)]
         hidden_size = self.source.config.get_text_config(decoder=True).hidden_size
         self._channels.open_step(program, batches, hidden_size)
         self._spans.clear()
-        for op, needed, made in program.lines:
-            received = None if needed is None else self._channels.take(needed)
-            begin_s = time.perf_counter()
-            output = self._run(op, received, batches[op.microbatch])
-            self._spans.append((op, begin_s, time.perf_counter()))
-            if made is not None:
-                assert output is not None
-                self._channels.put(made, output)
+        gc.disable()
+        try:
+            for op, needed, made in program.lines:
+                received = None if needed is None else self._channels.take(needed)
+                begin_s = time.perf_counter()
+                output = self._run(op, received, batches[op.microbatch])
+                self._spans.append((op, begin_s, time.perf_counter()))
+                if made is not None:
+                    assert output is not None
+                    self._channels.put(made, output)
+        finally:
+            gc.enable()
         total = torch.zeros(())
         for stage in self._stages.values():
             for microbatch in sorted(stage.losses):

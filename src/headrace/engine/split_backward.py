@@ -89,10 +89,15 @@ def _add_gradient(parameter: Tensor, gradient: Tensor) -> None:
 
 
 def defer_weight_gradients(model: nn.Module) -> WeightGradients:
-    """Makes every linear layer of ``model`` leave its weight gradient to W; everything else finishes inside I."""
+    """Makes every linear layer of ``model`` leave its weight gradient to W; everything else finishes inside I.
+
+    A module of another kind may do the same by a method ``defer_weight_gradient(later)``, which is called once.
+    """
     later = WeightGradients()
     for module in model.modules():
-        if isinstance(module, (nn.Linear, Conv1D)):
+        if callable(defer := getattr(module, "defer_weight_gradient", None)):
+            defer(later)
+        elif isinstance(module, (nn.Linear, Conv1D)):
             setattr(module, "forward", _deferred_forward(module, later))  # noqa: B010 (mypy knows it as a method)
     return later
 

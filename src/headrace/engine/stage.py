@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from headrace.chain.microbatch import MicroBatch
 from headrace.chain.part import Part
@@ -26,7 +27,7 @@ class Stage:
         """
         self.part = part
         self.losses: dict[int, Tensor] = {}
-        self._saved: dict[int, tuple[Tensor | None, Tensor]] = {}
+        self._saved: dict[int, tuple[Tensor | None, GradientEdge | None]] = {}
         self._weight_gradients: WeightGradients | None = None
         if recompute:
             part.recomputed = frozenset(part.local_layers())
@@ -38,7 +39,8 @@ class Stage:
         if hidden is not None:
             hidden.requires_grad_()
         output = self.part.forward(hidden, batch)
-        self._saved[microbatch] = (hidden, output)
+        # The edge keeps the graph alive but not the output, whose memory is free as soon as it has been sent.
+        self._saved[microbatch] = (hidden, get_gradient_edge(output) if output.requires_grad else None)
         if self.part.has_head:
             self.losses[microbatch] = output.detach()
             return None
@@ -53,11 +55,11 @@ class Stage:
 
     def input_backward(self, microbatch: int, gradient: Tensor | None) -> Tensor | None:
         """Op I: like B, but the linear layers' weight gradients are left for `weight_backward`."""
-        hidden, output = self._saved.pop(microbatch)
+        hidden, edge = self._saved.pop(microbatch)
         if self._weight_gradients is not None:
             self._weight_gradients.collect(microbatch)
-        if output.requires_grad:
-            torch.autograd.backward([output], None if gradient is None else [gradient])
+        if edge is not None:
+            torch.autograd.backward([edge], None if gradient is None else [gradient])
         if hidden is None:
             return None
         # A part that lets nothing through (all of it bypassed) has a gradient all the same: zero.
