@@ -1,0 +1,82 @@
+"""The pages that are made from the code say what the code says; a new option or key is a decision."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from docs import make_models, make_reference
+from docs.made import DOCS
+from headrace.train.config import known_keys
+
+OPTIONS = {
+    "train": "CONFIG SECTION.KEY=VALUE --run-dir --resume --json",
+    "check": "MODEL --json",
+    "plan": "CONFIG SECTION.KEY=VALUE --json",
+    "profile": "CONFIG SECTION.KEY=VALUE --rows --json",
+    "cluster": "--json",
+    "view": "RUN --out --json",
+    "export": "RUN DIR",
+}
+KEYS = """
+    model model.config model.path model.dtype
+    data data.text data.jsonl data.dataset data.tokens data.field data.tokenizer data.vocab_size
+    data.sequence_length data.seed
+    parallel parallel.dp parallel.pp parallel.tp parallel.chunks parallel.schedule parallel.microbatches
+    parallel.cuts parallel.recompute
+    train train.steps train.batch train.optimizer train.learning_rate train.min_learning_rate_ratio
+    train.warmup_steps train.betas train.weight_decay train.clip_norm train.seed
+    checkpoint checkpoint.every checkpoint.keep
+    track track.tensorboard
+    run
+"""
+VERBS = make_reference.verbs()
+
+
+@pytest.mark.parametrize(("name", "text"), make_reference.pages().items())
+def test_reference_pages_are_those_that_the_code_makes(name: str, text: str) -> None:
+    assert (DOCS / name).read_text() == text, "run: python -m docs.make_reference"
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
+def test_models_page_has_the_verdict_of_exact_types(name: str) -> None:
+    row = make_models.exact_row(make_models.verdict_of(name))
+    assert f"| {' | '.join(row)} |" in (DOCS / "models.md").read_text(), "run: python -m docs.make_models"
+
+
+def test_models_page_has_the_reason_of_refused_types() -> None:
+    row = make_models.refused_row(make_models.verdict_of("bart"))
+    assert f"| {' | '.join(row)} |" in (DOCS / "models.md").read_text(), "run: python -m docs.make_models"
+
+
+def test_no_new_verb_or_option_by_accident() -> None:
+    found = {
+        name: " ".join(each.metavar if each.param_type_name == "argument" else each.opts[0] for each in verb.params)
+        for name, verb in VERBS.items()
+    }
+    assert found == OPTIONS
+
+
+def test_no_new_configuration_key_by_accident() -> None:
+    assert list(known_keys()) == KEYS.split()
+
+
+def test_every_configuration_key_is_documented() -> None:
+    assert [key for key, text in known_keys().items() if not text.endswith((".", ")"))] == []
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_help_and_an_example_of_itself(name: str) -> None:
+    verb = VERBS[name]
+    assert verb.help.endswith(".")
+    assert make_reference.example(verb).startswith(f"headrace {name} ")
+    assert [each.name for each in verb.params if not (each.help or "").endswith(".")] == []
+
+
+@pytest.mark.parametrize("page", sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"]), ids=lambda page: page.stem)
+def test_every_command_in_the_docs_names_a_verb_and_options_that_exist(page: Path) -> None:
+    for line in re.findall(r"^(?:\$ )?headrace (.+)$", page.read_text(), re.MULTILINE):
+        verb, *words = line.split("#")[0].split()
+        assert verb in {*VERBS, "VERB", "--help", "--version"}, line
+        options = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert options <= {option for each in VERBS[verb].params for option in each.opts}, line
