@@ -30,11 +30,13 @@ class Family:
         make: From ranks, micro-batches, chunks and prices; most look at the first two only.
         chunks: Stages on each rank when nobody says; the only number that is possible unless ``any_chunks``.
         any_chunks: Whether the number of chunks is free.
+        priced: Whether the order depends on prices.
     """
 
     make: Callable[[int, int, int, Prices | None], Schedule]
     chunks: int = 1
     any_chunks: bool = False
+    priced: bool = False
 
 
 FAMILIES: dict[str, Family] = {
@@ -44,11 +46,11 @@ FAMILIES: dict[str, Family] = {
     "looped-bfs": Family(lambda p, m, v, prices: looped_bfs(p, m, v), chunks=2, any_chunks=True),
     "zb-h1": Family(lambda p, m, v, prices: zb_h1(p, m)),
     "zb-h2": Family(lambda p, m, v, prices: zb_h2(p, m)),
-    "zb-1p": Family(lambda p, m, v, prices: zb_1p(p, m, prices)),
-    "zb-2p": Family(lambda p, m, v, prices: zb_2p(p, m, prices)),
-    "zb-v": Family(lambda p, m, v, prices: zb_v(p, m, prices), chunks=2),
-    "v-half": Family(lambda p, m, v, prices: v_half(p, m, prices), chunks=2),
-    "v-min": Family(lambda p, m, v, prices: v_min(p, m, prices), chunks=2),
+    "zb-1p": Family(lambda p, m, v, prices: zb_1p(p, m, prices), priced=True),
+    "zb-2p": Family(lambda p, m, v, prices: zb_2p(p, m, prices), priced=True),
+    "zb-v": Family(lambda p, m, v, prices: zb_v(p, m, prices), chunks=2, priced=True),
+    "v-half": Family(lambda p, m, v, prices: v_half(p, m, prices), chunks=2, priced=True),
+    "v-min": Family(lambda p, m, v, prices: v_min(p, m, prices), chunks=2, priced=True),
     "dualpipe": Family(lambda p, m, v, prices: dualpipe(p, m)),
     "dualpipe-v": Family(lambda p, m, v, prices: dualpipe_v(p, m), chunks=2),
     "hanayo": Family(lambda p, m, v, prices: hanayo(p, m, v), chunks=2, any_chunks=True),
@@ -86,16 +88,21 @@ def make_schedule(
     return family.make(num_ranks, num_microbatches, chunks, prices)
 
 
-def find_family(name: str) -> Family:
+def find_family(name: str, *others: str) -> Family:
     """Looks a family up.
+
+    Args:
+        name: A key of ``FAMILIES``.
+        others: What else the caller takes, for the hint.
 
     Raises:
         RequestError: For an unknown name; says the nearest.
     """
     if name in FAMILIES:
         return FAMILIES[name]
-    near = get_close_matches(name, FAMILIES, n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'" if near else f"choose one of {', '.join(FAMILIES)}"
+    known = (*FAMILIES, *others)
+    near = get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'" if near else f"choose one of {', '.join(known)}"
     raise RequestError(f"there is no schedule '{name}'; {hint}")
 
 

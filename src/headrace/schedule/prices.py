@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from math import isfinite
 
 from headrace.costs.costs import LinkCosts, StageCosts
@@ -36,6 +37,25 @@ def unit_prices(num_stages: int) -> Prices:
     """F, I and W cost one second, messages nothing, and one activation is one until its ``W``."""
     one = (1.0,) * num_stages
     return Prices(one, one, one, (0.0,) * (num_stages - 1), one, one)
+
+
+def spread(rank_prices: Prices, placement: Sequence[int]) -> Prices:
+    """Prices of stages from those of ranks: each of a rank's stages has an equal share of its work and memory.
+
+    Args:
+        rank_prices: One entry a rank, ``edge_s`` between neighbouring ranks.
+        placement: The rank of each stage. A message between ranks that are no neighbours (a loop's way back) takes the
+            longest of ``edge_s``.
+    """
+    held = [placement.count(rank) for rank in range(rank_prices.num_stages)]
+
+    def share(values: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(values[rank] / held[rank] for rank in placement)
+
+    longest_s = max(rank_prices.edge_s, default=0.0)
+    edge_s = tuple(rank_prices.edge_s[min(a, b)] if abs(a - b) == 1 else longest_s for a, b in pairwise(placement))
+    p = rank_prices
+    return Prices(share(p.f_s), share(p.i_s), share(p.w_s), edge_s, share(p.saved), share(p.kept))
 
 
 def price(costs: StageCosts, link: LinkCosts | Sequence[LinkCosts]) -> Prices:

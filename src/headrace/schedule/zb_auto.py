@@ -17,9 +17,9 @@ from headrace.schedule.schedule import Schedule
 
 Rounding = Callable[[float], int]
 
-_SLOPES = tuple(1 + step / 8 for step in range(25))
+_SLOPES = tuple(1 + step / 8 for step in range(17))
 _ROUNDINGS: tuple[Rounding, ...] = (floor, ceil)
-_EAGERNESS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+_EAGERNESS = (0.0, 0.25, 0.5, 1.0)
 _MOST_OPS_TRIED = 1_000_000
 
 

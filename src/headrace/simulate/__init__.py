@@ -1,5 +1,6 @@
 """Schedule and costs to timeline, memory and traffic."""
 
+from headrace.simulate.auto import Found, auto
 from headrace.simulate.bound import lower_bound_s
 from headrace.simulate.memory import RankMemory, rank_memory
 from headrace.simulate.simulator import Simulation, simulate
@@ -9,12 +10,14 @@ from headrace.simulate.traffic import Traffic
 from headrace.simulate.update import Update, update
 
 __all__ = [
+    "Found",
     "RankMemory",
     "Simulation",
     "Span",
     "Timeline",
     "Traffic",
     "Update",
+    "auto",
     "lower_bound_s",
     "rank_memory",
     "simulate",

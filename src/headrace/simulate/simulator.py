@@ -7,7 +7,7 @@ from functools import cached_property
 from headrace.costs.costs import LinkCosts, StageCosts
 from headrace.errors import RequestError
 from headrace.schedule.checker import Checked, check
-from headrace.schedule.prices import price
+from headrace.schedule.prices import Prices, price
 from headrace.schedule.schedule import Schedule
 from headrace.simulate.contention import Contention
 from headrace.simulate.memory import peak_activation_bytes, with_recompute
@@ -124,6 +124,12 @@ def simulate(
     return Simulation(
         checked, starts_s, ends_s, peak_activation_bytes(checked.schedule, costs, recompute), messages, message_bytes
     )
+
+
+def step_seconds(checked: Checked, prices: Prices) -> float:
+    """Seconds of a step, and nothing else: what a search asks for."""
+    table = checked.schedule.table
+    return max(_times(checked, op_seconds(table, prices), transfer_seconds(table, prices))[1])
 
 
 def _times(checked: Checked, durations_s: list[float], transfers_s: list[float]) -> tuple[list[float], list[float]]:
