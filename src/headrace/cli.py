@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +30,7 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")
 ]
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The job's YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Win over the file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="SECTION.KEY=VALUE", help="Win over the file.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -65,7 +66,7 @@ def train(
 
         job = start(loaded, folder, resume, show_plan, progress)
     if not by_torchrun or os.environ["RANK"] == "0":
-        _show_end(job, as_json, " ".join([str(config), *(overrides or [])]))
+        _show_end(job, as_json, [str(config), *(overrides or [])])
 
 
 @app.command(epilog="Example: headrace check llama --json")
@@ -200,10 +201,10 @@ def _show_plan(job: "Job") -> None:
 
     config = job.config
     shown.print(plan_table(job.plan, job.source.chain(), config.train.batch, config.data.sequence_length))
-    shown.print(f"Run folder: {job.files.run_dir}", highlight=False)
+    _say(f"Run folder: {job.files.run_dir}")
 
 
-def _show_end(job: "Job", as_json: bool, asked: str) -> None:
+def _show_end(job: "Job", as_json: bool, asked: list[str]) -> None:
     from headrace.train.finish import sample
 
     files = job.files
@@ -212,22 +213,23 @@ def _show_end(job: "Job", as_json: bool, asked: str) -> None:
         _print_json(summary)
         return
     if summary["status"] == "stopped":
-        way = f"headrace train {asked} --run-dir {files.run_dir} --resume"
-        shown.print(f"Stopped after step {summary['steps']}, which is saved; go on with: {way}", highlight=False)
+        way = shlex.join(["headrace", "train", *asked, "--run-dir", str(files.run_dir), "--resume"])
+        _say(f"Stopped after step {summary['steps']}, which is saved; go on with: {way}")
         return
     from headrace.view.terminal import comparison, whereabouts
 
     shown.print(comparison(summary))
     shown.print(whereabouts(files.run_dir), highlight=False)
     if (written := sample(job, files)) is not None:
-        shown.print("\n[bold]A sample by plain transformers, from the exported folder[/bold]")
-        shown.print(f"[dim]{_safe(written[0])}[/dim]{_safe(written[1])}", highlight=False)
+        from rich.text import Text
+
+        shown.print("\nA sample by plain transformers, from the exported folder", style="bold")
+        shown.print(Text.assemble((written[0], "dim"), written[1]))
 
 
-def _safe(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _say(text: str) -> None:
+    """One line as it is, however narrow the terminal."""
+    shown.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_json(data: Any) -> None:
@@ -236,11 +238,12 @@ def _print_json(data: Any) -> None:
 
 def main() -> None:
     """The console script: a person's mistake is one sentence and exit 2, a failed run one sentence and exit 1."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # Its advice is for authors of model code.
     try:
         app()
     except HeadraceError as error:
-        shown.print(f"[bold red]headrace:[/bold red] {_safe(str(error))}", highlight=False, soft_wrap=True)
+        _say(f"headrace: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        shown.print("headrace: interrupted before the run began; nothing was lost", highlight=False)
+        _say("headrace: interrupted before the run began; nothing was lost")
         sys.exit(130)

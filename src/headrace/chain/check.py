@@ -13,7 +13,6 @@ from headrace.chain.part import Part
 from headrace.chain.small import small_config
 from headrace.errors import RequestError
 
-
 PROVEN_TYPES = frozenset(
     {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2", "gpt_neox", "opt", "olmo2"}
     | {"granite", "starcoder2", "falcon", "bloom", "mixtral"}

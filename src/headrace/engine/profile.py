@@ -14,6 +14,7 @@ from headrace.chain.microbatch import MicroBatch
 from headrace.chain.part import Part
 from headrace.costs import Costs, LayerCosts, LinkCosts
 from headrace.engine.stage import Stage
+from headrace.errors import RequestError
 
 Progress = Callable[[int, int, str], None]
 
@@ -74,7 +75,7 @@ class Profiler:
         for done, (kind, index) in enumerate(kinds.items()):
             self._progress(done, len(kinds), f"measuring {rows} x {length} tokens")
             part = self._source.build(index, index + 1, self._device)
-            times = _time_part(part, batch, gradient)
+            times = self._try(index, part, batch, gradient)
             by_kind[kind] = LayerCosts(
                 f_s=max(times[0] - empty[0], 0.0),
                 i_s=max(times[1] - empty[1], 0.0),
@@ -89,6 +90,15 @@ class Profiler:
         self._progress(len(kinds), len(kinds), f"measuring {rows} x {length} tokens")
         layers = tuple(by_kind[layer.kind] for layer in chain.layers)
         return Costs(layers, self._link, empty[0], empty[1], optimizer_s_per_byte, "measured")
+
+    def _try(self, index: int, part: Part, batch: MicroBatch, gradient: Tensor) -> tuple[float, float, float]:
+        try:
+            return _time_part(part, batch, gradient)
+        except (RuntimeError, ValueError, IndexError) as error:  # A configuration that its class took, and is wrong.
+            raise RequestError(
+                f"{self._chain.layers[index].name} of this {self._chain.model_type} fails on {len(batch.input_ids)} x "
+                f"{self._length} tokens: {type(error).__name__}: {str(error).splitlines()[0]}; change model.config"
+            ) from error
 
 
 def _random_batch(vocab_size: int, rows: int, length: int, device: torch.device) -> MicroBatch:

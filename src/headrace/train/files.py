@@ -1,5 +1,6 @@
 """Where everything of a run lies."""
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -78,7 +79,14 @@ class RunFiles:
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RequestError(f"the run folder {self.run_dir} cannot be made: {error.strerror}") from None
+            raise RequestError(
+                f"the run folder {self.run_dir} cannot be made: {error.strerror}; choose another --run-dir"
+            ) from None
+
+    def drop_empty(self) -> None:
+        """Removes the folder where nothing was written into it, as after a request that was refused."""
+        with contextlib.suppress(OSError):
+            self.run_dir.rmdir()
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -34,11 +34,12 @@ def sample(job: Job, files: RunFiles) -> tuple[str, str] | None:
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(files.export).eval()
     tokenizer = AutoTokenizer.from_pretrained(files.export)
-    ids = torch.from_numpy(job.data().batch(0, 1)[:, : min(PROMPT_TOKENS, job.config.data.sequence_length)])
+    length = job.config.data.sequence_length
+    ids = torch.from_numpy(job.data().batch(0, 1)[:, : min(PROMPT_TOKENS, length // 2)])
     out = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=min(NEW_TOKENS, length - ids.shape[1]),  # No further than it has learnt.
         do_sample=False,
         pad_token_id=tokenizer.eos_token_id,
     )

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from headrace.chain import Chain
 from headrace.chain.build import ModelSource, named_config
+from headrace.chain.check import require_exact
 from headrace.cluster import Cluster, num_cores, this_machine
 from headrace.costs import Costs, LinkCosts
 from headrace.engine.profile import Profiler
@@ -63,35 +65,57 @@ class Job:
         }
 
 
-def prepare_job(config: Config, run_dir: Path, num_ranks: int | None, progress: Progress) -> Job:
-    """Prepares data, measures costs, plans, and writes all of it into the run folder.
+def prepare_job(config: Config, run_dir: Path, num_ranks: int | None, progress: Progress) -> tuple[Job, Simulation]:
+    """Prepares data, measures costs and plans; leaves the run folder as it is.
 
     Args:
         config: The job.
-        run_dir: The run folder; exists.
+        run_dir: The run folder.
         num_ranks: Processes that were started by someone else, which the plan must use; None leaves it free.
         progress: Told how far long work is.
+
+    Returns:
+        The job, and what it is predicted to do.
 
     Raises:
         RequestError: Anything in the request that cannot be met.
     """
-    files = RunFiles(run_dir)
     config = _with_ranks(config, num_ranks)
     model_config, folder = _model_config(config)
     source = make_source(config, model_config, folder)
-    source.anatomy  # noqa: B018 (refuses an unsupported model before the data is read)
+    require_exact(model_config)  # Before the data is read.
     prepared = prepare(config, run_dir.parent / ".data", getattr(model_config, "vocab_size", None), progress)
     _, plan, simulation = _plan(config, source, progress)
-    files.config.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    write_json(files.plan, plan.to_json())
-    write_json(files.predicted_timeline, timeline_to_trace(simulation.timeline))
-    write_json(files.job, {"data": str(prepared.folder.resolve()), "model": model_config.to_dict()})
-    return Job(config, files, source, prepared, plan)
+    return Job(config, RunFiles(run_dir), source, prepared, plan), simulation
+
+
+def save_job(job: Job, simulation: Simulation) -> None:
+    """Writes what every rank needs into the run folder; its ``config.yaml``, which makes it a run, comes last.
+
+    Raises:
+        RequestError: The folder cannot be written.
+    """
+    files = job.files
+    try:
+        write_json(files.plan, job.plan.to_json())
+        write_json(files.predicted_timeline, timeline_to_trace(simulation.timeline))
+        write_json(files.job, {"data": str(job.prepared.folder.resolve()), "model": job.source.config.to_dict()})
+        files.config.write_text(yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False))
+    except OSError as error:
+        raise RequestError(
+            f"the run folder {files.run_dir} cannot be written: {error.strerror}; choose another --run-dir"
+        ) from None
 
 
 def load_job(run_dir: Path) -> Job:
-    """The job that `prepare_job` left in ``run_dir``."""
+    """The job that `save_job` left in ``run_dir``.
+
+    Raises:
+        RequestError: There is none.
+    """
     files = RunFiles(run_dir)
+    if not files.config.is_file():
+        raise RequestError(f"{run_dir} holds no run; give the folder that `headrace train` wrote")
     config = Config.model_validate(yaml.safe_load(files.config.read_text()))
     job = json.loads(files.job.read_text())
     settings = job["model"]
@@ -108,10 +132,22 @@ def make_source(config: Config, model_config: PretrainedConfig, folder: Path | N
 
 
 def _model_config(config: Config) -> tuple[PretrainedConfig, Path | None]:
+    model_config, folder = _read_model_config(config)
+    length, limit = config.data.sequence_length, getattr(model_config, "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise RequestError(
+            f"data.sequence_length is {length}, but the model knows {limit} positions; set data.sequence_length to "
+            f"{limit} or less, or model.config.max_position_embeddings to {length}"
+        )
+    return model_config, folder
+
+
+def _read_model_config(config: Config) -> tuple[PretrainedConfig, Path | None]:
     if config.model.config is not None:
         settings = dict(config.model.config)
         if settings.get("vocab_size") is None and config.data.vocab_size is not None:
             settings["vocab_size"] = config.data.vocab_size
+        _refuse_misspelt(settings)
         return named_config(settings.pop("model_type"), **settings), None
     folder = Path(config.model.path or "")
     if not (folder / "config.json").is_file():
@@ -123,6 +159,17 @@ def _model_config(config: Config) -> tuple[PretrainedConfig, Path | None]:
         return AutoConfig.from_pretrained(folder), folder
     except (ValueError, OSError) as error:
         raise RequestError(f"{folder}/config.json was refused: {str(error).splitlines()[0]}") from None
+
+
+def _refuse_misspelt(settings: dict[str, Any]) -> None:
+    """Transformers takes any key; one that nearly is a known key is a mistake that would train another model."""
+    if settings["model_type"] not in CONFIG_MAPPING:
+        return
+    config_class = CONFIG_MAPPING[settings["model_type"]]
+    known = {*(field.name for field in fields(config_class)), *config_class.attribute_map, "model_type"}
+    for key in settings.keys() - known:
+        if near := get_close_matches(key, known, n=1, cutoff=0.8):
+            raise RequestError(f"unknown key model.config.{key}; the nearest known key is model.config.{near[0]}")
 
 
 def _with_ranks(config: Config, num_ranks: int | None) -> Config:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from headrace.cluster import num_cores
-from headrace.errors import RunError
+from headrace.errors import HeadraceError, RequestError, RunError
 from headrace.plan import Plan
 from headrace.train.files import RunFiles
 
@@ -22,10 +23,11 @@ END_PEERS_S = 10
 def launch(files: RunFiles, plan: Plan, resume: bool) -> None:
     """Runs all ranks of a prepared job here and waits for them.
 
-    Ctrl-C and SIGTERM ask them to finish the step, save and stop.
+    Ctrl-C and SIGTERM ask them to finish the step, save and stop; a second Ctrl-C does not wait for that.
 
     Raises:
-        RunError: A rank failed; names it and its error.
+        RequestError: The ranks refused the request.
+        RunError: A rank failed; names it and its error. Or there was a second Ctrl-C.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ["OMP_NUM_THREADS"] = str(max(1, num_cores() // plan.layout.num_ranks))
@@ -47,6 +49,8 @@ def launch(files: RunFiles, plan: Plan, resume: bool) -> None:
         elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
         raise _explain(error, plan) from None
+    except KeyboardInterrupt:
+        raise RunError("interrupted for the second time, before the step was done") from None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -54,33 +58,33 @@ def launch(files: RunFiles, plan: Plan, resume: bool) -> None:
 
 
 def _ask_to_stop(stop_file: Path) -> "signal._HANDLER":
-    def handle(_: int, __: FrameType | None) -> None:
+    def handle(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and stop_file.exists():
+            raise KeyboardInterrupt
         stop_file.touch()
 
     return handle
 
 
-def _explain(error: ChildFailedError, plan: Plan) -> RunError:
+def _explain(error: ChildFailedError, plan: Plan) -> HeadraceError:
     """The sentence for the rank that failed first of itself; ranks that only lost a peer are not the cause."""
-    failures = sorted(error.failures.items(), key=lambda item: (_lost_a_peer(item[1]), item[1].timestamp))
+    failures = sorted(error.failures.items(), key=lambda item: (_kind(item[1]) == "PeerLostError", item[1].timestamp))
     rank, failure = failures[0]
+    text = re.sub(r"^(Request|Run|PeerLost)Error: ", "", _said(failure))
+    if _kind(failure) == "RequestError":
+        return RequestError(text)
     stages = [stage for stage, owner in enumerate(plan.layout.placement) if owner == rank]
     where = f"rank {rank} (stage {', '.join(map(str, stages))})"
     if failure.exitcode < 0:
         return RunError(f"{where} was ended by {failure.signal_name()}, such as when memory runs out")
-    text = _message(failure)
     return RunError(text if text.startswith(f"rank {rank}") else f"{where} failed: {text}")
 
 
-def _lost_a_peer(failure: ProcessFailure) -> bool:
-    return _kind(failure) == "PeerLostError"
-
-
 def _kind(failure: ProcessFailure) -> str:
-    return failure.message.partition(":")[0] if failure.exitcode > 0 else ""
+    return _said(failure).partition(":")[0]
 
 
-def _message(failure: ProcessFailure) -> str:
-    """The error file says ``Class: text``."""
-    kind, _, text = failure.message.partition(": ")
-    return text if kind.endswith("Error") and text else failure.message
+def _said(failure: ProcessFailure) -> str:
+    """What the rank wrote before it ended: ``Class: text``."""
+    said = failure.error_file_data["message"]
+    return str(said["message"] if isinstance(said, dict) else failure.message)

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from headrace.checkpoint import latest_checkpoint, read_meta
+from headrace.checkpoint import check_room, latest_checkpoint, read_meta
 from headrace.errors import HeadraceError, RequestError, RunError
 from headrace.train.config import Config
 from headrace.train.files import RunFiles
 from headrace.train.finish import export_run
-from headrace.train.job import Job, Progress, load_job, prepare_job
+from headrace.train.job import Job, Progress, load_job, prepare_job, save_job
 from headrace.train.launch import launch
 from headrace.train.metrics import check_tensorboard
-from headrace.train.state import check_identity
+from headrace.train.state import MOMENTS, check_identity
 from headrace.train.summary import Summary
-from headrace.train.worker import join_group, report_failure, run_rank
+from headrace.train.worker import end_rank, join_group, run_rank
 
 ShowPlan = Callable[[Job], None]
 
@@ -74,10 +74,10 @@ def train_as_rank(config: Config, run_dir: Path, resume: bool, show_plan: ShowPl
         show_plan(job)
     try:
         run_rank(job, resume)
-    except HeadraceError as error:
-        report_failure(error)
-        print(f"headrace: {error}", file=sys.stderr, flush=True)  # noqa: T201 (this process ends here)
-        os._exit(error.exit_code)
+    except Exception as error:
+        if isinstance(error, HeadraceError):
+            sys.stderr.write(f"headrace: {error}\n")
+        end_rank(error)
     if dist.get_rank() == 0:
         _export(job)
     dist.barrier()
@@ -104,16 +104,34 @@ def _prepare(config: Config, run_dir: Path, resume: bool, num_ranks: int | None,
         files.open_new()
     elif not files.config.exists():
         raise RequestError(f"{run_dir} holds no run to resume; leave --resume out, or name the run's folder")
+    checkpoint = latest_checkpoint(run_dir) if resume else None
+    meta = None if checkpoint is None else read_meta(checkpoint)
+    try:
+        job, simulation = prepare_job(config, run_dir, num_ranks, progress)
+        if checkpoint is not None and meta is not None:
+            check_identity(meta, job, checkpoint)
+            _check_unfinished(meta["step"], job)
+        check_room(run_dir, _bytes_to_write(job, 0 if meta is None else meta["step"]))
+        save_job(job, simulation)
+    finally:
+        files.drop_empty()
     files.stop.unlink(missing_ok=True)
-    job = prepare_job(config, run_dir, num_ranks, progress)
-    if resume and (checkpoint := latest_checkpoint(run_dir)) is not None:
-        meta = read_meta(checkpoint)
-        check_identity(meta, job, checkpoint)
-        if meta["step"] >= config.train.steps:
-            raise RequestError(
-                f"{run_dir} has done step {meta['step']} of train.steps={config.train.steps}; set train.steps higher"
-            )
     return job
+
+
+def _check_unfinished(step: int, job: Job) -> None:
+    steps = job.config.train.steps
+    if step >= steps:
+        raise RequestError(f"{job.files.run_dir} has done step {step} of train.steps={steps}; set train.steps higher")
+
+
+def _bytes_to_write(job: Job, steps_done: int) -> int:
+    """The run's checkpoints, as many as lie on the disk at a time beside those that are there, and the export."""
+    every, left = job.config.checkpoint.every, job.config.train.steps - steps_done
+    saves = -(-left // every) if every else 1
+    copies = min(saves, 1 if steps_done else job.config.checkpoint.keep + 1)
+    chain = job.source.chain()
+    return chain.num_parameters * chain.dtype_bytes * (copies * (1 + len(MOMENTS)) + 1)
 
 
 def _export(job: Job) -> None:

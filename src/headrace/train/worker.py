@@ -7,6 +7,7 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -15,24 +16,29 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from headrace.checkpoint import latest_checkpoint
 from headrace.cluster import num_cores
 from headrace.engine import AdamWSettings, Engine
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, RequestError
 from headrace.train import state
 from headrace.train.job import Job, load_job
 from headrace.train.loop import run_steps
 
+ENVIRONMENT = ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 class StopSignal:
-    """Set by Ctrl-C, by SIGTERM, or by whoever makes the run folder's file ``stop``. A second Ctrl-C ends at once."""
+    """Set by Ctrl-C, by SIGTERM, by whoever makes the run folder's file ``stop``, or when the launcher is gone.
+
+    A second Ctrl-C ends at once.
+    """
 
     def __init__(self, stop_file: Path) -> None:
         """Takes over the two signals."""
-        self._wanted, self._file = False, stop_file
+        self._wanted, self._file, self._launcher = False, stop_file, os.getppid()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
     def __call__(self) -> bool:
         """Whether this rank wishes to stop."""
-        return self._wanted or self._file.exists()
+        return self._wanted or self._file.exists() or os.getppid() != self._launcher
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self._wanted and number == signal.SIGINT:
@@ -57,12 +63,23 @@ def run_rank(job: Job, resume: bool) -> None:
 
 
 def join_group() -> None:
-    """Makes the process group from the environment that torchrun or the launcher has set, and shares the cores."""
-    device = device_of_this_rank()
-    if "OMP_NUM_THREADS" not in os.environ or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        torch.set_num_threads(max(1, num_cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group("cpu:gloo,cuda:nccl" if backend == "nccl" else backend, timeout=timedelta(minutes=10))
+    """Makes the process group from the environment that torchrun or the launcher has set, and shares the cores.
+
+    Raises:
+        RequestError: The environment is not complete, or the port in it is taken or cannot be reached.
+    """
+    missing = [name for name in ENVIRONMENT if name not in os.environ]
+    if missing:
+        raise RequestError(f"RANK is set, but {missing[0]} is not; start the ranks by torchrun, or unset RANK")
+    torch.set_num_threads(max(1, num_cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
+    backend = "cpu:gloo,cuda:nccl" if device_of_this_rank().type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    except dist.DistError as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise RequestError(
+            f"the ranks cannot meet at {address}: {str(error).splitlines()[0]}; set MASTER_PORT to a free port"
+        ) from None
 
 
 def device_of_this_rank() -> torch.device:
@@ -74,11 +91,16 @@ def device_of_this_rank() -> torch.device:
     return torch.device("cpu")
 
 
-def report_failure(error: Exception) -> None:
-    """Leaves the error where torch's elastic agent looks for it."""
+def end_rank(error: Exception) -> NoReturn:
+    """Leaves the error where the launcher looks for it, and ends this process, whatever still runs in it."""
     handler = get_error_handler()
     handler.initialize()
     handler.record_exception(error)
+    if not isinstance(error, HeadraceError):
+        traceback.print_exception(error)
+    sys.stderr.flush()
+    # Not sys.exit: messages that are still on their way would hold this process back.
+    os._exit(error.exit_code if isinstance(error, HeadraceError) else 1)
 
 
 def main() -> None:
@@ -88,12 +110,7 @@ def main() -> None:
         join_group()
         run_rank(load_job(run_dir), resume)
     except Exception as error:
-        report_failure(error)
-        if not isinstance(error, HeadraceError):
-            traceback.print_exc()
-        sys.stderr.flush()
-        # Not sys.exit: messages that are still on their way would hold this process back.
-        os._exit(error.exit_code if isinstance(error, HeadraceError) else 1)
+        end_rank(error)
     dist.destroy_process_group()
 
 

@@ -1,0 +1,96 @@
+"""Whatever ends a run, it goes on from its last checkpoint to the very bits of the run that never stopped."""
+
+import json
+import shlex
+from pathlib import Path
+
+from tests.train.conftest import Whole
+from tests.train.jobs import HEADRACE, STEPS, TORCHRUN, outcome, processes_left, run, train, write_hook
+
+
+def _way_on(stderr: str) -> list[str]:
+    """The one line that says how to go on, as a shell reads it."""
+    (line,) = (line for line in stderr.splitlines() if line.startswith("Stopped after step"))
+    program, *words = shlex.split(line.partition("go on with: ")[2])
+    assert program == "headrace"
+    return [*HEADRACE, *words]
+
+
+def _steps(run_dir: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def _send_and_see(signal_name: str, run_dir: Path) -> str:
+    """Signals the launcher's process group, and goes on with the step when the launcher has passed it on."""
+    stop_file = str(run_dir / "stop")
+    return f"os.killpg(os.getpgid(os.getppid()), signal.{signal_name})\nwhile not Path({stop_file!r}).exists(): pass"
+
+
+def test_ctrl_c_finishes_the_step_and_the_printed_line_goes_on(llama: Whole, tmp_path: Path) -> None:
+    run_dir = tmp_path / "a run"
+    hook = write_hook(tmp_path / "hook", 1, 3, _send_and_see("SIGINT", run_dir))
+    stopped = train(llama.job, str(run_dir), "parallel.cuts=[2, 2]", hook=hook)
+    assert stopped.returncode == 0, stopped.stderr
+    assert _steps(run_dir) == [1, 2, 3]
+    assert json.loads((run_dir / "summary.json").read_text())["status"] == "stopped"
+    assert not (run_dir / "export").exists()
+    assert not (run_dir / "stop").exists()
+    assert processes_left(hook) == []
+    again = run(_way_on(stopped.stderr), tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert outcome(run_dir) == outcome(llama.run_dir)
+
+
+def test_sigterm_stops_and_more_stages_go_on_with_the_same_dropout(gpt2: Whole, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    hook = write_hook(tmp_path / "hook", 0, 3, _send_and_see("SIGTERM", run_dir))
+    stopped = train(gpt2.job, str(run_dir), hook=hook)
+    assert stopped.returncode == 0, stopped.stderr
+    assert _steps(run_dir) == [1, 2, 3]
+    again = train(gpt2.job, str(run_dir), "--resume", "parallel.pp=3")
+    assert again.returncode == 0, again.stderr
+    assert outcome(run_dir) == outcome(gpt2.run_dir)
+
+
+def test_sigterm_to_torchrun_finishes_the_step_and_saves(llama: Whole, tmp_path: Path) -> None:
+    seen = "while not signal.getsignal(signal.SIGTERM).__self__._wanted: pass"
+    hook = write_hook(tmp_path / "hook", 1, 3, f"os.kill(os.getppid(), signal.SIGTERM)\n{seen}")
+    command = [*TORCHRUN, "--nproc-per-node", 2, "-m", "headrace", "train", llama.job, "--run-dir", "run"]
+    stopped = run(command, tmp_path, hook)
+    assert _steps(tmp_path / "run") == [1, 2, 3], stopped.stderr
+    assert (tmp_path / "run/checkpoints/step-000003/meta.json").exists()
+    assert _way_on(stopped.stderr)[3:] == ["train", str(llama.job), "--run-dir", str(tmp_path / "run"), "--resume"]
+    assert processes_left(hook) == []
+
+
+def test_a_killed_rank_is_named_and_one_process_goes_on_from_the_last_checkpoint(llama: Whole, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    hook = write_hook(tmp_path / "hook", 1, 6, "os.kill(os.getpid(), signal.SIGKILL)")
+    failed = train(llama.job, str(run_dir), hook=hook)
+    assert failed.returncode == 1
+    assert "headrace: rank 1 (stage 1) was ended by SIGKILL" in failed.stderr
+    assert "step-000004, is whole" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert json.loads((run_dir / "summary.json").read_text())["status"] == "failed"
+    assert processes_left(hook) == []
+    again = train(llama.job, str(run_dir), "--resume", "parallel.pp=1")
+    assert again.returncode == 0, again.stderr
+    assert _steps(run_dir) == list(range(1, STEPS + 1))
+    assert outcome(run_dir) == outcome(llama.run_dir)
+
+
+def test_an_error_in_the_model_names_rank_stage_op_and_step_and_ends_every_rank(llama: Whole, tmp_path: Path) -> None:
+    fail = """
+from transformers.models.llama.modeling_llama import LlamaMLP
+def forward(*_): raise ValueError("too good a loss")
+LlamaMLP.forward = forward"""
+    hook = write_hook(tmp_path / "hook", 1, 3, fail)
+    failed = train(llama.job, str(tmp_path / "run"), hook=hook)
+    assert failed.returncode == 1
+    (sentence,) = (line for line in failed.stderr.splitlines() if line.startswith("headrace:"))
+    assert sentence.startswith(
+        "headrace: rank 1, step 3: F(stage 1, micro-batch 0) failed: ValueError: too good a loss. "
+    )
+    assert "step-000002, is whole; go on with --resume" in sentence
+    assert "Traceback" not in failed.stderr
+    assert processes_left(hook) == []
