@@ -64,3 +64,35 @@ def rank_span_s(simulation: Simulation) -> float:
         max(span.end_s for span in spans if span.rank == rank) - min(s.start_s for s in spans if s.rank == rank)
         for rank in ranks
     )
+
+
+def rank_span_in_pairs_s(schedule: Schedule, seconds: dict[str, float]) -> float:
+    """The same, when an ``F`` with a ``B`` right behind it is one block, whose results come out at its end."""
+    blocks = [in_pairs(order) for order in schedule.orders]
+    ends: dict[Op, float] = {}
+    spans: list[float] = []
+    moved = True
+    while moved:
+        moved, spans = False, []
+        for row in blocks:
+            starts, free = [], 0.0
+            for block in row:
+                sources = (op._replace(stage=op.stage + {"F": -1, "W": 0}.get(op.kind, 1)) for op in block)
+                arrivals = [ends.get(source._replace(kind=kind), 0.0) for source in sources
+                            for kind in {"F": "F", "W": ""}.get(source.kind, "BI")]  # fmt: skip
+                starts.append(max(free, *arrivals) if arrivals else free)
+                free = starts[-1] + sum(seconds[op.kind] for op in block)
+                moved = moved or any(ends.get(op) != free for op in block)
+                ends.update(dict.fromkeys(block, free))
+            spans.append(free - starts[0])
+    return max(spans)
+
+
+def in_pairs(order: tuple[Op, ...]) -> list[tuple[Op, ...]]:
+    blocks: list[tuple[Op, ...]] = []
+    for op in order:
+        if op.kind == "B" and blocks and blocks[-1][-1].kind == "F":
+            blocks[-1] = (*blocks[-1], op)
+        else:
+            blocks.append((op,))
+    return blocks

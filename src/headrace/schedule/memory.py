@@ -23,14 +23,21 @@ def held_activations(
         kept: Of these, until ``W``.
         working: What ``B`` and ``I`` hold on top while they run (activations computed again); None: nothing.
     """
-    table = schedule.table
-    saved_, kept_ = np.asarray(saved, float), np.asarray(kept, float)
-    change = np.stack([saved_, -saved_, kept_ - saved_, -kept_])[table.kind, table.stage]
+    table, change = schedule.table, activation_changes(schedule, saved, kept)
     while_it_runs: npt.NDArray[np.float64] = np.cumsum(change) - np.minimum(change, 0)
     if working is not None:
         extra, none = np.asarray(working, float), np.zeros(schedule.num_stages)
         while_it_runs += np.stack([none, extra, extra, none])[table.kind, table.stage]
     return while_it_runs
+
+
+def activation_changes(schedule: Schedule, saved: Sequence[float], kept: Sequence[float]) -> npt.NDArray[np.float64]:
+    """What each op of ``schedule.table`` adds to the activations of its rank once it has ended."""
+    adds, keeps = np.asarray(saved, float), np.asarray(kept, float)
+    changes: npt.NDArray[np.float64] = np.stack([adds, -adds, keeps - adds, -keeps])[
+        schedule.table.kind, schedule.table.stage
+    ]
+    return changes
 
 
 def peaks(schedule: Schedule, held: npt.NDArray[np.float64]) -> tuple[float, ...]:

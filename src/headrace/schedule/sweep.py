@@ -30,7 +30,7 @@ def sweep(schedule: Schedule) -> Sweep:
     Raises:
         RequestError: When ranks wait for each other in a circle; names the ops.
     """
-    sources = _sources(schedule)
+    sources = sources_of(schedule)
     table = schedule.table
     same_rank = (sources >= 0) & (table.rank[sources] == table.rank)
     late = np.flatnonzero(same_rank & (sources > np.arange(len(table))))
@@ -40,7 +40,7 @@ def sweep(schedule: Schedule) -> Sweep:
     return Sweep(_run(schedule, needs), needs)
 
 
-def _sources(schedule: Schedule) -> Ints:
+def sources_of(schedule: Schedule) -> Ints:
     """Index of the op of a neighbouring stage that each op needs, or -1."""
     table, shape = schedule.table, (schedule.num_stages, schedule.num_microbatches)
     forward = table.positions(F, *shape)

@@ -9,11 +9,14 @@ from headrace.schedule.fill import fill
 from headrace.schedule.memory import held_activations, peaks
 from headrace.schedule.prices import Prices, spread
 from headrace.schedule.schedule import Schedule
+from headrace.schedule.split import split_backward
 from headrace.simulate.candidates import bare_orders, synchronous_families
+from headrace.simulate.improve import improve
 from headrace.simulate.simulator import step_seconds
 
 _FIRST_EAGERNESS, _LATER_EAGERNESS = (0.0, 0.75), (0.25, 0.5, 1.0)
 _KEPT_SHARE = 6
+_NUM_IMPROVED, _MOST_OPS = 3, 10_000_000
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ def auto(num_microbatches: int, rank_prices: Prices, limits: Sequence[float], ma
     """Searches over placements (straight, looped, a V, two directions), orders of ``F`` and ``I``, and places of ``W``.
 
     It prices the families as they are; then takes their orders of ``F`` and ``I``, and many more, and fills in ``W``
-    under the real prices and limits; then does so again, ready to delay an op for a ``W``, with the best of them. The
-    result is the same on every machine.
+    under the real prices and limits; then does so again, ready to delay an op for a ``W``, with the best of them; last
+    it moves single ops of the fastest few. The result is the same on every machine.
 
     Args:
         num_microbatches: Micro-batches of the step.
@@ -51,10 +54,12 @@ def auto(num_microbatches: int, rank_prices: Prices, limits: Sequence[float], ma
     families = [one for one in _families(num_microbatches, rank_prices) if len(one.schedule.placements) <= max_copies]
     found = [one for one in families if _fits(one, limits)]
     bare = [*(one.schedule for one in families), *bare_orders(num_microbatches, rank_prices, limits)]
+    bare = [schedule for schedule in bare if len(schedule.placements) <= max_copies]
     filled = list(_filled(bare, rank_prices, limits, _FIRST_EAGERNESS))
     filled.sort(key=lambda one: one.step_s)
     best = [one.schedule for one in filled[: len(filled) // _KEPT_SHARE + 1]]
     found += [*filled, *_filled(best, rank_prices, limits, _LATER_EAGERNESS)]
+    found += [_improved(one, limits) for one in sorted(found, key=lambda one: one.step_s)[:_NUM_IMPROVED]]
     winner = _lightest(found)
     return replace(winner, schedule=replace(winner.schedule, name="auto"))
 
@@ -67,6 +72,11 @@ def _lightest(found: Sequence[Found]) -> Found:
 
 def _weight(one: Found) -> tuple[int, float]:
     return len(one.schedule.placements), max(_held(one))
+
+
+def _improved(one: Found, limits: Sequence[float]) -> Found:
+    schedule, step_s = improve(split_backward(one.schedule), one.prices, limits, _MOST_OPS)
+    return Found(schedule, one.prices, step_s)
 
 
 def families_within(num_microbatches: int, rank_prices: Prices, limits: Sequence[float]) -> list[Found]:

@@ -46,8 +46,14 @@ def bare_orders(num_microbatches: int, rank_prices: Prices, limits: Sequence[flo
     yield from _warm_ups(num_ranks, num_microbatches, rank_prices, limits)
     for block in _BLOCKS:
         yield v_block_order("auto", block, num_ranks, num_microbatches)
-    for placement in (straight(num_ranks), waves(num_ranks, 2), looped(num_ranks, 2)):
-        yield from _greedy_orders(placement, num_microbatches, rank_prices, limits)
+    bare = Schedule("auto", num_ranks, num_microbatches, straight(num_ranks), ())
+    down, up = bare.placement, bare.placement[::-1]
+    both = replace(bare, copies=(up,), copy_of=tuple(mb % 2 for mb in range(num_microbatches)))
+    shapes = [bare, both] if down != up else [bare]
+    for placement in (waves(num_ranks, 2), looped(num_ranks, 2)):
+        shapes.append(replace(bare, num_stages=2 * num_ranks, placement=placement))
+    for shape in shapes:
+        yield from _greedy_orders(shape, rank_prices, limits)
 
 
 def _warm_ups(
@@ -62,15 +68,14 @@ def _warm_ups(
         yield warm_up_order("auto", num_ranks, num_microbatches, most, slope, ceil)
 
 
-def _greedy_orders(
-    placement: tuple[int, ...], num_microbatches: int, rank_prices: Prices, limits: Sequence[float]
-) -> Iterator[Schedule]:
-    """By list scheduling under the real prices, with backwards as long as ``I`` or as ``I`` and ``W``."""
-    prices = spread(rank_prices, placement)
-    keys = _KEYS if len(placement) > rank_prices.num_stages else _KEYS[:1]
+def _greedy_orders(shape: Schedule, rank_prices: Prices, limits: Sequence[float]) -> Iterator[Schedule]:
+    """Orders for the placements of ``shape``, by list scheduling; a backward takes ``I`` and ``W``, or ``I`` alone."""
+    prices = spread(rank_prices, shape.placement)
+    copy_of = shape.copy_of or (0,) * shape.num_microbatches
+    keys = _KEYS if len(shape.stages_of(0)) > 1 else _KEYS[:1]
     timings = (prices, replace(prices, w_s=(0.0,) * prices.num_stages))
     for forward, backward, timing in product(keys, keys, timings):
         preference = Preference(forward, backward, backward_first=False)
-        orders = greedy([placement], [0] * num_microbatches, timing, limits, preference)
+        orders = greedy(shape.placements, copy_of, timing, limits, preference)
         if orders is not None:
-            yield Schedule("auto", len(placement), num_microbatches, placement, orders)
+            yield replace(shape, orders=orders)
