@@ -92,7 +92,7 @@ class PacedSource:
         self.config = AutoConfig.for_model("llama", hidden_size=pace.boundary_numbers, num_attention_heads=1)
         self.dtype = torch.float32
         names = tuple(f"stages.{stage}.weight" for stage in range(num_stages))
-        self.anatomy = Anatomy("stages", num_stages - 2, frozenset(), False, (), names)
+        self.anatomy = Anatomy("stages", num_stages - 2, frozenset(), False, (), (), names)
 
     def build(self, first: int, stop: int, device: torch.device) -> PacedPart:
         return PacedPart(self._pace, first, self._num_stages)

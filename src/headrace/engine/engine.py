@@ -152,6 +152,10 @@ class Engine:
             stop=any(word.stop for word in words),
         )
 
+    def close(self) -> None:
+        """Lets go of the channels; the process group is the caller's."""
+        self._channels.close()
+
     def persistent_buffers(self) -> dict[str, Tensor]:
         """Buffers that belong to the model's weights, by global name (few types have any)."""
         found: dict[str, Tensor] = {}
@@ -213,6 +217,9 @@ class Engine:
                 if made is not None:
                     assert output is not None
                     self._channels.put(made, output)
+        except BaseException:
+            self.close()  # Neighbours that wait for this rank learn of it now, not when its process has ended.
+            raise
         finally:
             gc.enable()
         total = torch.zeros(())

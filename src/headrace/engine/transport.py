@@ -1,4 +1,4 @@
-"""Messages between stages: one channel for each directed edge, receives posted ahead, sends waited for by nobody."""
+"""Messages between machines and GPUs: a channel for each edge, receives posted ahead, sends waited for by nobody."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -52,7 +52,7 @@ class Outbox:
         self._target, self._group = target, group
         self._leaving: deque[tuple[dist.Work, Tensor]] = deque()
 
-    def put(self, tensor: Tensor) -> None:
+    def put(self, microbatch: int, tensor: Tensor) -> None:
         """Starts a send and returns at once."""
         tensor = tensor.contiguous()
         work = dist.isend(tensor, self._target, group=self._group)
@@ -73,7 +73,7 @@ class Local:
     def __init__(self) -> None:
         self._tensors: deque[Tensor] = deque()
 
-    def put(self, tensor: Tensor) -> None:
+    def put(self, microbatch: int, tensor: Tensor) -> None:
         """Hands in."""
         self._tensors.append(tensor)
 

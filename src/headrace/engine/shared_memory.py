@@ -1,0 +1,141 @@
+"""Messages between two processes of one machine: tensors through shared memory, a few bytes through a local socket.
+
+On a CPU this costs the sender about a tenth of what a send over TCP does, and a receiver wakes sooner. Memory is passed
+as open file descriptors, so nothing has a name in a file system and nothing is left behind by a process that dies.
+"""
+
+import mmap
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+_HEADER = struct.Struct("=iiq")  # slot, micro-batch, bytes of the slot where it is new, else 0
+_ACK = struct.Struct("=i")  # a slot that is free again
+
+
+def machine_identity() -> str:
+    """Equal for two processes that can share memory: one kernel, one network namespace; empty where none can."""
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
+    if not hasattr(os, "memfd_create") or not boot.exists():
+        return ""
+    return f"{boot.read_text().strip()} {os.readlink(namespace)}"
+
+
+def listen(name: str) -> socket.socket:
+    """Opens the receiving end under a name that lives as long as the socket."""
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.bind("\0" + name)
+    server.listen(1)
+    return server
+
+
+def connect(name: str) -> socket.socket:
+    """The sending end of what `listen` opened before."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.connect("\0" + name)
+    return client
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A piece of shared memory that holds one message at a time."""
+
+    memory: mmap.mmap
+    num_bytes: int
+
+    def tensor(self, shape: Shape, dtype: torch.dtype) -> Tensor:
+        return torch.frombuffer(self.memory, dtype=dtype, count=torch.Size(shape).numel()).view(shape)
+
+
+class SharedOutbox:
+    """The sending end. As many slots as messages were ever under way; each is used again once it has been read."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        """Takes over a connected socket."""
+        self._connection = connection
+        self._slots: list[_Slot] = []
+        self._free: list[int] = []
+
+    def put(self, microbatch: int, tensor: Tensor) -> None:
+        """Copies the message into a slot and tells the receiver; waits for nobody.
+
+        Raises:
+            OSError: The receiver is gone.
+        """
+        self._collect_free()
+        needed = tensor.numel() * tensor.element_size()
+        index = next((i for i in self._free if self._slots[i].num_bytes >= needed), None)
+        if index is not None:
+            self._free.remove(index)
+            self._slots[index].tensor(tuple(tensor.shape), tensor.dtype).copy_(tensor)
+            self._connection.sendall(_HEADER.pack(index, microbatch, 0))
+            return
+        descriptor = os.memfd_create("headrace")
+        os.ftruncate(descriptor, needed)
+        self._slots.append(_Slot(mmap.mmap(descriptor, needed), needed))
+        self._slots[-1].tensor(tuple(tensor.shape), tensor.dtype).copy_(tensor)
+        header = _HEADER.pack(len(self._slots) - 1, microbatch, needed)
+        socket.send_fds(self._connection, [header], [descriptor])
+        os.close(descriptor)
+
+    def flush(self) -> None:
+        """Nothing is left to wait for: a message is in shared memory when `put` returns."""
+
+    def close(self) -> None:
+        """The receiver learns that nothing more will come."""
+        self._connection.close()
+
+    def _collect_free(self) -> None:
+        try:
+            acks = self._connection.recv(4096, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        self._free += [index for (index,) in _ACK.iter_unpack(acks)]
+
+
+class SharedInbox:
+    """The receiving end, first in, first out."""
+
+    def __init__(self, connection: socket.socket, dtype: torch.dtype) -> None:
+        """Takes over an accepted socket."""
+        self._connection, self._dtype = connection, dtype
+        self._expected: deque[tuple[int, Shape]] = deque()
+        self._slots: dict[int, _Slot] = {}
+
+    def expect(self, messages: Iterable[tuple[int, Shape]]) -> None:
+        """Announces the messages of a step, as ``(micro-batch, shape)`` in the order in which they will come."""
+        self._expected.extend(messages)
+
+    def take(self, microbatch: int, timeout: timedelta) -> Tensor:
+        """Waits for the next message, which must be that of ``microbatch``, and copies it out.
+
+        Raises:
+            OSError: The sender is gone, or did not send in time.
+        """
+        expected, shape = self._expected.popleft()
+        self._connection.settimeout(timeout.total_seconds())
+        header, descriptors, _, _ = socket.recv_fds(self._connection, _HEADER.size, 1)
+        if len(header) < _HEADER.size:
+            raise ConnectionResetError("the connection was closed")
+        index, got, num_bytes = _HEADER.unpack(header)
+        assert got == expected == microbatch, f"expected micro-batch {microbatch}, the channel brings {got}"
+        if num_bytes:
+            self._slots[index] = _Slot(mmap.mmap(descriptors[0], num_bytes), num_bytes)
+            os.close(descriptors[0])
+        tensor = self._slots[index].tensor(shape, self._dtype).clone()
+        self._connection.sendall(_ACK.pack(index))
+        return tensor
+
+    def close(self) -> None:
+        """The sender learns that nobody will read more."""
+        self._connection.close()
