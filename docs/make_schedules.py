@@ -11,6 +11,7 @@ from headrace.view.schedule_picture import draw_schedule
 
 RANKS, MICROBATCHES, OP_S = 4, 8, 0.010
 PICTURES = "images/schedules"
+README = ("gpipe", "1f1b", "interleaved-1f1b", "zb-h1", "zb-h2", "zb-v", "v-half", "v-min")
 TEXT = f"""# Schedules
 
 A schedule is data: for each rank an ordered tuple of `Op(kind, stage, microbatch)`. Nothing else decides order. One
@@ -18,9 +19,13 @@ checker proves that it can run, one simulator prices it, one picture draws it an
 (forward), `B` (full backward), `I` (gradient of the input) or `W` (gradient of the weights); `B` is `I` then `W`.
 
 The figures below are the simulator's, for {RANKS} ranks and {MICROBATCHES} micro-batches, with `F`, `I` and `W` of a
-rank's whole share of the model equally long and messages free. **Idle** is the share of all ranks' time in which they
-do not compute, from the first op to the end of the last. **Activations** is the most that a rank holds, in
-micro-batches' worth of one rank's layers. **Weights** is how often each rank holds its share of the model.
+rank's whole share of the model equally long and messages free.
+
+- **Idle**: the share of all ranks' time in which they do not compute, from the first op to the end of the last.
+- **Bubble rate**: the same with each rank counted from its own first op to its own last one, as the Zero Bubble paper
+  does: what remains where steps follow each other.
+- **Activations**: the most that a rank holds, in micro-batches' worth of one rank's layers.
+- **Weights**: how often each rank holds its share of the model.
 
 """
 
@@ -49,7 +54,7 @@ class Shown:
 def pages() -> dict[str, str]:
     """The page; ``draw`` makes its pictures."""
     shown = [show(name) for name in FAMILIES]
-    head = ("schedule", "stages a rank", "idle", "activations", "weights", "messages")
+    head = ("schedule", "stages a rank", "idle", "bubble rate", "activations", "weights", "messages")
     text = note("docs.make_schedules") + TEXT + table(head, map(row, shown))
     return {"schedules.md": text + "".join(map(_section, shown))}
 
@@ -77,11 +82,23 @@ def row(shown: Shown) -> tuple[str, ...]:
     return (
         f"[`{shown.name}`](#{shown.name})",
         f"{len(schedule.stages_of(0))}",
-        f"{simulation.idle_share:.1%}",
-        f"{shown.activations:g}",
+        *_figures(shown),
         f"{shown.weights}",
         f"{simulation.messages}",
     )
+
+
+def readme_table() -> str:
+    """The best known ones, each with its picture, as the front page shows them."""
+    picture = '<img src="docs/images/schedules/{}.svg" alt="Timeline of {}" width="420">'
+    shown = [show(name) for name in README]
+    rows = ((f"`{each.name}`", *_figures(each), picture.format(each.name, each.name)) for each in shown)
+    return table(("schedule", "idle", "bubble rate", "activations", ""), rows)
+
+
+def _figures(shown: Shown) -> tuple[str, str, str]:
+    simulation = shown.simulation
+    return f"{simulation.idle_share:.1%}", f"{abs(simulation.bubble_rate):.1%}", f"{shown.activations:g}"
 
 
 def draw() -> None:

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from docs import make_models, make_reference
+from docs import make_models, make_reference, make_schedules
 from docs.made import DOCS
+from headrace.schedule import FAMILIES
 from headrace.train.config import known_keys
+
+README = DOCS.parent / "README.md"
+MAKE_SCHEDULES = "run: python -m docs.make_schedules"
 
 OPTIONS = {
     "train": "CONFIG SECTION.KEY=VALUE --run-dir --resume --json",
@@ -36,6 +40,18 @@ VERBS = make_reference.verbs()
 @pytest.mark.parametrize(("name", "text"), make_reference.pages().items())
 def test_reference_pages_are_those_that_the_code_makes(name: str, text: str) -> None:
     assert (DOCS / name).read_text() == text, "run: python -m docs.make_reference"
+
+
+def test_schedules_page_has_the_figures_of_every_family() -> None:
+    assert make_schedules.pages()["schedules.md"] == (DOCS / "schedules.md").read_text(), MAKE_SCHEDULES
+    assert make_schedules.readme_table() in README.read_text(), MAKE_SCHEDULES
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_its_picture_with_the_figures_of_today(name: str) -> None:
+    picture = (DOCS / make_schedules.PICTURES / f"{name}.svg").read_text()
+    simulation = make_schedules.show(name).simulation
+    assert f"{simulation.step_s * 1e3:.4g} ms, {simulation.idle_share:.1%} idle" in picture, MAKE_SCHEDULES
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
@@ -73,10 +89,11 @@ def test_every_verb_has_help_and_an_example_of_itself(name: str) -> None:
     assert [each.name for each in verb.params if not (each.help or "").endswith(".")] == []
 
 
-@pytest.mark.parametrize("page", sorted([*DOCS.glob("*.md"), DOCS.parent / "README.md"]), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted([*DOCS.glob("*.md"), README]), ids=lambda page: page.stem)
 def test_every_command_in_the_docs_names_a_verb_and_options_that_exist(page: Path) -> None:
-    for line in re.findall(r"^(?:\$ )?headrace (.+)$", page.read_text(), re.MULTILINE):
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL))
+    for line in re.findall(r"^headrace (.+)$", blocks, re.MULTILINE):
         verb, *words = line.split("#")[0].split()
-        assert verb in {*VERBS, "VERB", "--help", "--version"}, line
+        assert verb in VERBS, line
         options = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert options <= {option for each in VERBS[verb].params for option in each.opts}, line
