@@ -47,7 +47,9 @@ def test_layers_are_named_as_the_model_counts_them(first, end, text):
         (0.9999, "1 s"),
         (1.234, "1.23 s"),
         (12345.6, "12,346 s"),
-        (0, "0 ms"),
+        (0, "0 µs"),
+        (123.4e-6, "123 µs"),
+        (0.9999e-3, "1 ms"),
     ],
 )
 def test_seconds_are_short(seconds, text):

@@ -8,8 +8,8 @@ from handmade_chains import make_chain, make_costs
 from headrace.cluster import Cluster, Device, Link
 from headrace.costs import LinkCosts, analytic_costs, stage_costs
 from headrace.errors import RequestError
-from headrace.plan import Plan, Wanted, make_plan, microbatch_choices, microbatch_rows
-from headrace.schedule import FAMILIES, Family, make_schedule
+from headrace.plan import Plan, Wanted, make_plan, microbatch_choices, microbatch_rows, stage_rows
+from headrace.schedule import make_schedule
 from headrace.simulate import simulate
 
 
@@ -235,20 +235,25 @@ def test_prices_are_asked_for_once_for_each_number_of_rows():
     [
         (Wanted(dp=2), "dp=2 was asked for, .*only dp=1 works"),
         (Wanted(tp=4), "tp=4 was asked for, .*only tp=1 works"),
-        (Wanted(chunks=2), "chunks=2 was asked for, .*only chunks=1 works"),
+        (Wanted(chunks=2), "chunks=2 needs a schedule of several stages a rank; name one"),
         (Wanted(pp=3), "pp=3 needs 3 devices but the cluster has 2; at most pp=2"),
         (Wanted(pp=5), "5 stages but only 4 layers; at most pp=4"),
-        (Wanted(pp=2, cuts=(4,)), r"pp=2 but cuts \[4\] name 1 stages; set pp=1"),
+        (Wanted(pp=2, cuts=(4,)), r"cuts \[4\] name 1 stages, but pp=2 with 1 on each rank has 2"),
         (Wanted(cuts=(3, 2)), r"Cuts \[3, 2\] hold 5 layers but the model has 4"),
         (Wanted(microbatches=9), "9 micro-batches cannot be cut from 8 rows, .*microbatches=8"),
         (Wanted(microbatches=0), "0 micro-batches cannot be cut from 8 rows, .*microbatches=1"),
         (Wanted(schedule="1f1c"), "there is no schedule '1f1c'; did you mean '1f1b'"),
-        (Wanted(schedule="made-of-two"), "Schedule made-of-two has 2 stages on each rank, but plans are made for 1"),
+        (
+            Wanted(pp=2, schedule="interleaved-1f1b", chunks=3),
+            r"6 stages \(3 on each of 2 ranks\) but only 4 layers; at most pp=1",
+        ),
+        (Wanted(pp=2, schedule="zb-v", cuts=(2, 2)), "name 2 stages, but pp=2 with 2 on each rank has 4"),
+        (Wanted(pp=2, schedule="dualpipe"), "Schedule dualpipe keeps two copies of the weights; it can be simulated"),
+        (Wanted(pp=2, schedule="pipedream"), "Schedule pipedream keeps several versions of the weights in one step"),
         (Wanted(recompute="half"), "no recompute=half; choose none or full"),
     ],
 )
-def test_choices_that_cannot_be_met_are_refused_with_what_works(wanted, text, monkeypatch):
-    monkeypatch.setitem(FAMILIES, "made-of-two", Family(FAMILIES["1f1b"].make, chunks=2))
+def test_choices_that_cannot_be_met_are_refused_with_what_works(wanted, text):
     with pytest.raises(RequestError, match=text):
         plan_for(make_chain(4), [device()] * 2, wanted, batch_rows=8)
 
@@ -263,3 +268,17 @@ def test_an_empty_cluster_and_an_empty_batch_are_refused():
 def test_a_model_that_fits_nowhere_is_refused_with_both_numbers():
     with pytest.raises(RequestError, match=r"Nothing fits: even pp=2 .* needs 837 kB on rank \d, which has 100 kB"):
         plan_for(make_chain(8), [device(100_000)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "microbatches", "placement"), [("zb-v", 6, (0, 1, 1, 0)), ("interleaved-1f1b", 5, (0, 1, 0, 1))]
+)
+def test_a_rank_may_hold_several_stages(schedule, microbatches, placement):
+    wanted = Wanted(pp=2, schedule=schedule, microbatches=microbatches)
+    plan, simulation = plan_for(make_chain(7), [device()] * 2, wanted)
+    layout, got = plan.layout, plan.prediction
+    assert (layout.pp, layout.chunks, layout.placement) == (2, 2, placement)
+    assert len(layout.bounds) == 5
+    assert len(got.parameter_bytes) == len(got.activation_bytes) == 2
+    assert [row.rank for row in stage_rows(plan, make_chain(7))] == list(placement)
+    assert simulation.idle_share == pytest.approx(got.idle_share)

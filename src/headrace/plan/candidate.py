@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal
 
 from headrace.chain.chain import Chain
 from headrace.cluster.cluster import Cluster, Device
 from headrace.costs.costs import Costs, StageCosts, recomputed, stage_costs
+from headrace.errors import RequestError
 from headrace.plan.memory import state_bytes
 from headrace.plan.partition import bounds_from_cuts, partition
 from headrace.plan.plan import Layout, Plan, Prediction
 from headrace.schedule.checker import Checked, check
 from headrace.schedule.families import make_schedule
+from headrace.schedule.schedule import Schedule
 from headrace.simulate.simulator import Simulation, simulate
 
 
@@ -23,7 +24,7 @@ class Job:
     Attributes:
         chain: The model.
         costs_of: Prices on the cluster's first device, by rows of a micro-batch.
-        cluster: Its first ``pp`` devices hold the stages, in order.
+        cluster: Its first ``pp`` devices are the ranks, in order.
         batch_rows: Rows of one step.
         sequence_length: Tokens of a row.
     """
@@ -67,7 +68,13 @@ class Candidate:
 
 
 def make_candidate(
-    job: Job, num_stages: int, schedule: str, microbatches: int, recompute: str, cuts: tuple[int, ...] | None = None
+    job: Job,
+    num_ranks: int,
+    schedule: str,
+    microbatches: int,
+    recompute: str,
+    cuts: tuple[int, ...] | None = None,
+    chunks: int = 1,
 ) -> Candidate:
     """Prices one set of choices, cut as ``cuts`` say or else as well as memory allows.
 
@@ -78,17 +85,28 @@ def make_candidate(
     """
     microbatch_size = -(-job.batch_rows // microbatches)
     prices = _Prices.of(job.costs_of(microbatch_size), recompute)
-    devices = job.cluster.devices[:num_stages]
-    speeds = [device.flops_per_s / devices[0].flops_per_s for device in devices]
-    checked = check(make_schedule(schedule, num_stages, microbatches, 1))
+    devices = job.cluster.devices[:num_ranks]
+    checked = check(_runnable(make_schedule(schedule, num_ranks, microbatches, chunks)))
+    placement = checked.schedule.placement
+    speeds = [devices[rank].flops_per_s / devices[0].flops_per_s for rank in placement]
     cut = [bounds_from_cuts(job.chain, cuts)] if cuts else _cuts(job.chain, prices, checked, speeds, devices)
     priced = {bounds: stage_costs(prices.costs, bounds, speeds) for bounds in cut}
     simulated = {bounds: simulate(checked, stages, prices.costs.link) for bounds, stages in priced.items()}
     bounds = min(simulated, key=lambda bounds: simulated[bounds].step_s)
     prediction = _predict(job, prices, bounds, speeds, priced[bounds], simulated[bounds])
-    layout = Layout(1, num_stages, 1, 1, bounds, checked.schedule.placement)
+    layout = Layout(1, num_ranks, 1, chunks, bounds, placement)
     plan = Plan(layout, schedule, microbatches, microbatch_size, recompute, prediction, (), prices.costs.source)
     return Candidate(plan, prediction, simulated[bounds], devices)
+
+
+def _runnable(schedule: Schedule) -> Schedule:
+    """Refuses what the engine does not run: one copy of the weights and one update a step."""
+    if schedule.copies or schedule.update_every:
+        what = "two copies of the weights" if schedule.copies else "several versions of the weights in one step"
+        raise RequestError(
+            f"Schedule {schedule.name} keeps {what}; it can be simulated but not trained with: choose another."
+        )
+    return schedule
 
 
 @dataclass(frozen=True)
@@ -113,15 +131,17 @@ def _cuts(
 
     Where several are equally good the two extremes: which of them fills the pipeline faster, only a simulation tells.
     """
-    costs = prices.costs
+    costs, placement = prices.costs, checked.schedule.placement
 
     def fits(stage: int, first: int, end: int) -> bool:
+        """Of several stages on a rank each may fill its share of the memory."""
+        limit_bytes = devices[placement[stage]].memory_bytes / placement.count(placement[stage])
         saved_bytes = sum(layer.saved_bytes for layer in costs.layers[first:end])
         activation_bytes = checked.stage_peak_in_flight[stage] * saved_bytes + max(prices.working_bytes[first:end])
-        return sum(state_bytes(chain, range(first, end))) + activation_bytes <= devices[stage].memory_bytes
+        return sum(state_bytes(chain, range(first, end))) + activation_bytes <= limit_bytes
 
     def cut(light: Literal["front", "back"]) -> tuple[int, ...]:
-        limits = (len(devices), speeds, costs.stage_f_s + costs.stage_i_s)
+        limits = (len(placement), speeds, costs.stage_f_s + costs.stage_i_s)
         bounds = partition(layer_s, *limits, fits, light) or partition(layer_s, *limits, None, light)
         assert bounds, "a cut without limits always exists"
         return bounds
@@ -138,10 +158,16 @@ def _predict(
     stages: StageCosts,
     simulation: Simulation,
 ) -> Prediction:
-    states = [state_bytes(job.chain, range(a, b)) for a, b in pairwise(bounds)]
-    slowest = max(state.parameter_bytes / speed for state, speed in zip(states, speeds, strict=True))
+    schedule = simulation.schedule
+    held = [
+        [layer for stage in schedule.stages_of(rank) for layer in range(bounds[stage], bounds[stage + 1])]
+        for rank in range(schedule.num_ranks)
+    ]
+    states = [state_bytes(job.chain, layers) for layers in held]
+    rank_speeds = [speeds[schedule.placement.index(rank)] for rank in range(schedule.num_ranks)]
+    slowest = max(state.parameter_bytes / speed for state, speed in zip(states, rank_speeds, strict=True))
     step_s = simulation.step_s + prices.costs.optimizer_s_per_byte * slowest
-    working_bytes = [max(prices.working_bytes[a:b]) for a, b in pairwise(bounds)]
+    working_bytes = [max(prices.working_bytes[layer] for layer in layers) for layers in held]
     activations = zip(simulation.peak_activation_bytes, working_bytes, strict=True)
     return Prediction(
         step_s=step_s,

@@ -83,13 +83,15 @@ def _best_cut(
     return best
 
 
-def check_num_stages(chain: Chain, num_stages: int) -> None:
-    """Raises `RequestError` unless the chain can be cut into ``num_stages`` stages."""
-    num_layers = chain.num_transformer_layers
+def check_num_stages(chain: Chain, num_ranks: int, chunks: int = 1) -> None:
+    """Raises `RequestError` unless the chain can be cut into ``chunks`` stages on each of ``num_ranks`` ranks."""
+    num_layers, num_stages = chain.num_transformer_layers, num_ranks * chunks
     if num_stages < 1:
         raise RequestError(f"{num_stages} stages were asked for; a pipeline has at least 1.")
     if num_stages > num_layers:
-        raise RequestError(f"{num_stages} stages but only {num_layers} layers; at most pp={num_layers}.")
+        each = "" if chunks == 1 else f" ({chunks} on each of {num_ranks} ranks)"
+        most = f"at most pp={num_layers // chunks}" if num_layers >= chunks else "choose a schedule of fewer chunks"
+        raise RequestError(f"{num_stages} stages{each} but only {num_layers} layers; {most}.")
 
 
 def bounds_from_cuts(chain: Chain, cuts: Sequence[int]) -> tuple[int, ...]:

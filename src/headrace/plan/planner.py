@@ -33,14 +33,14 @@ def make_plan(
 ) -> tuple[Plan, Simulation]:
     """Chooses what ``wanted`` leaves open by predicted step time, within the memory of every device.
 
-    All stage counts that the cluster and the model allow are tried, with each of `SCHEDULES`, the numbers of
+    All pipeline lengths that the cluster and the model allow are tried, with each of `SCHEDULES`, the numbers of
     micro-batches of `microbatch_choices`, and the exact best cut for each. Recomputation is chosen only where nothing
     fits without it.
 
     Args:
         chain: The model.
         costs_of: Prices on the cluster's first device by rows of a micro-batch; called once for each number of rows.
-        cluster: Stage ``s`` runs on its device ``s``.
+        cluster: Rank ``r`` of the pipeline runs on its device ``r``.
         batch_rows: Rows of one step. Where they do not divide, the first micro-batches hold one row more.
         sequence_length: Tokens of a row.
         wanted: The user's fixed choices.
@@ -53,8 +53,8 @@ def make_plan(
     """
     wanted.check(chain, cluster, batch_rows)
     job = Job(chain, cache(costs_of), cluster, batch_rows, sequence_length)
-    most = min(len(cluster.devices), chain.num_transformer_layers)
-    tried = {num: _try_stages(job, wanted, num) for num in _stage_choices(wanted, most)}
+    most = min(len(cluster.devices), chain.num_transformer_layers // wanted.stages_per_rank)
+    tried = {num: _try_ranks(job, wanted, num) for num in _rank_choices(wanted, most)}
     fitting = [candidate for candidates in tried.values() if (candidate := _best(candidates))]
     if not fitting:
         raise _does_not_fit([candidate for candidates in tried.values() for candidate in candidates])
@@ -64,31 +64,31 @@ def make_plan(
     return plan, chosen.simulation
 
 
-def _stage_choices(wanted: Wanted, most: int) -> list[int]:
-    return [wanted.num_stages] if wanted.num_stages else list(range(1, most + 1))
+def _rank_choices(wanted: Wanted, most: int) -> list[int]:
+    return [wanted.num_ranks] if wanted.num_ranks else list(range(1, most + 1))
 
 
-def _try_stages(job: Job, wanted: Wanted, num_stages: int) -> list[Candidate]:
-    """All candidates of one number of stages, with recomputation only where it is asked for or needed."""
+def _try_ranks(job: Job, wanted: Wanted, num_ranks: int) -> list[Candidate]:
+    """All candidates of one number of ranks, with recomputation only where it is asked for or needed."""
     for mode in [wanted.recompute] if wanted.recompute else ["none", "full"]:
         candidates = [
-            make_candidate(job, num_stages, schedule, microbatches, mode, wanted.cuts)
-            for schedule in _schedule_choices(wanted, num_stages)
-            for microbatches in _microbatch_choices(job, wanted, num_stages)
+            make_candidate(job, num_ranks, schedule, microbatches, mode, wanted.cuts, wanted.stages_per_rank)
+            for schedule in _schedule_choices(wanted, num_ranks)
+            for microbatches in _microbatch_choices(job, wanted, num_ranks)
         ]
         if _best(candidates):
             break
     return candidates
 
 
-def _schedule_choices(wanted: Wanted, num_stages: int) -> tuple[str, ...]:
+def _schedule_choices(wanted: Wanted, num_ranks: int) -> tuple[str, ...]:
     if wanted.schedule:
         return (wanted.schedule,)
-    return SCHEDULES if num_stages > 1 else SCHEDULES[:1]
+    return SCHEDULES if num_ranks > 1 else SCHEDULES[:1]
 
 
-def _microbatch_choices(job: Job, wanted: Wanted, num_stages: int) -> tuple[int, ...]:
-    return (wanted.microbatches,) if wanted.microbatches else microbatch_choices(job.batch_rows, num_stages)
+def _microbatch_choices(job: Job, wanted: Wanted, num_ranks: int) -> tuple[int, ...]:
+    return (wanted.microbatches,) if wanted.microbatches else microbatch_choices(job.batch_rows, num_ranks)
 
 
 def _best(candidates: list[Candidate]) -> Candidate | None:

@@ -29,7 +29,7 @@ def _verdict(job: Job, wanted: Wanted, chosen: Candidate, others: list[Candidate
     if pp == 1:
         return f"One device holds this model ({_fill(chosen)}): {step} a step." + _no_pipeline(wanted, others)
     alone = _alone(job, chosen, others)
-    asked = f"pp={pp} as asked" if wanted.num_stages else f"A pipeline of {pp}"
+    asked = f"pp={pp} as asked" if wanted.num_ranks else f"A pipeline of {pp}"
     if not alone.fits:
         needs = f"one device does not hold this model, which needs {_fill(alone)}"
         return f"{asked}: {needs}; here a step takes {step}.{_longer_pipeline(chosen, others)}"
@@ -63,7 +63,7 @@ def _alone(job: Job, chosen: Candidate, others: list[Candidate]) -> Candidate:
 
 def _no_pipeline(wanted: Wanted, others: list[Candidate]) -> str:
     pipelines = [other for other in others if other.plan.layout.pp > 1 and other.fits]
-    if wanted.num_stages or not pipelines:
+    if wanted.num_ranks or not pipelines:
         return ""
     best = min(pipelines, key=lambda other: other.prediction.step_s)
     took = seconds_text(best.prediction.step_s)
@@ -93,8 +93,9 @@ def _cut(job: Job, chosen: Candidate) -> str:
 
 def _even_cut(job: Job, chosen: Candidate) -> str:
     plan = chosen.plan
-    cuts = microbatch_rows(job.chain.num_transformer_layers, plan.layout.pp)
-    even = make_candidate(job, plan.layout.pp, plan.schedule, plan.microbatches, plan.recompute, cuts)
+    layout = plan.layout
+    cuts = microbatch_rows(job.chain.num_transformer_layers, layout.num_stages)
+    even = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, plan.recompute, cuts, layout.chunks)
     if even.plan.layout.bounds == plan.layout.bounds:
         return ", which is the even cut"
     return f"; cut evenly, a step would take {_difference(even, chosen)}"
@@ -182,5 +183,6 @@ def _recompute(job: Job, wanted: Wanted, chosen: Candidate) -> str:
     plan = chosen.plan
     if wanted.recompute or plan.recompute == "none":
         return f"recompute={plan.recompute} as asked." if wanted.recompute else ""
-    kept = make_candidate(job, plan.layout.pp, plan.schedule, plan.microbatches, "none", wanted.cuts)
+    layout = plan.layout
+    kept = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, "none", wanted.cuts, layout.chunks)
     return f"Recomputation is on: without it rank {kept.heaviest_rank} would need {_fill(kept)}."

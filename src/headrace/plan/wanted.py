@@ -32,22 +32,26 @@ class Wanted:
     recompute: str | None = None
 
     @property
-    def num_stages(self) -> int | None:
-        """Stages, where ``pp`` or ``cuts`` fix them."""
-        return len(self.cuts) if self.pp is None and self.cuts is not None else self.pp
+    def num_ranks(self) -> int | None:
+        """Ranks of a pipeline, where ``pp`` or ``cuts`` fix them."""
+        return len(self.cuts) // self.stages_per_rank if self.pp is None and self.cuts is not None else self.pp
+
+    @property
+    def stages_per_rank(self) -> int:
+        """Chunks: as asked for, or as the schedule's family has them, or 1."""
+        return self.chunks or (find_family(self.schedule).chunks if self.schedule else 1)
 
     def check(self, chain: Chain, cluster: Cluster, batch_rows: int) -> None:
         """Raises `RequestError` for a choice that no plan can meet."""
-        for name, size in (("dp", self.dp), ("tp", self.tp), ("chunks", self.chunks)):
+        for name, size in (("dp", self.dp), ("tp", self.tp)):
             if size not in (None, 1):
                 raise RequestError(
-                    f"{name}={size} was asked for, but plans are made for pipelines of one stage a rank, so only "
-                    f"{name}=1 works; leave {name} out."
+                    f"{name}={size} was asked for, but plans are made for one pipeline, so only {name}=1 works; "
+                    f"leave {name} out."
                 )
-        if self.schedule is not None and (chunks := find_family(self.schedule).chunks) != 1:
+        if self.schedule is None and self.chunks not in (None, 1):
             raise RequestError(
-                f"Schedule {self.schedule} has {chunks} stages on each rank, but plans are made for 1; "
-                "choose a schedule of one stage a rank, such as 1f1b."
+                f"chunks={self.chunks} needs a schedule of several stages a rank; name one, such as interleaved-1f1b."
             )
         if self.recompute not in (None, "none", "full"):
             raise RequestError(f"There is no recompute={self.recompute}; choose none or full.")
@@ -55,21 +59,22 @@ class Wanted:
         self._check_rows(batch_rows)
 
     def _check_stages(self, chain: Chain, cluster: Cluster) -> None:
+        chunks = self.stages_per_rank
         if self.cuts is not None:
-            if self.pp not in (None, len(self.cuts)):
+            if len(self.cuts) % chunks or self.pp not in (None, len(self.cuts) // chunks):
                 raise RequestError(
-                    f"pp={self.pp} but cuts {list(self.cuts)} name {len(self.cuts)} stages; "
-                    f"set pp={len(self.cuts)} or leave it out."
+                    f"cuts {list(self.cuts)} name {len(self.cuts)} stages, but pp={self.pp or 'any'} with {chunks} on "
+                    f"each rank has {self.pp * chunks if self.pp else f'a multiple of {chunks}'}; make them agree."
                 )
             bounds_from_cuts(chain, self.cuts)
         num_devices = len(cluster.devices)
         if num_devices < 1:
             raise RequestError("The cluster has 0 devices; a plan needs at least 1.")
-        if self.num_stages is not None:
-            check_num_stages(chain, self.num_stages)
-            if self.num_stages > num_devices:
+        if self.num_ranks is not None:
+            check_num_stages(chain, self.num_ranks, chunks)
+            if self.num_ranks > num_devices:
                 raise RequestError(
-                    f"pp={self.num_stages} needs {self.num_stages} devices but the cluster has {num_devices}; "
+                    f"pp={self.num_ranks} needs {self.num_ranks} devices but the cluster has {num_devices}; "
                     f"at most pp={num_devices}."
                 )
 

@@ -6,7 +6,9 @@ from headrace.chain.chain import Chain
 
 
 def seconds_text(seconds: float) -> str:
-    """Such as ``12.3 ms`` or ``1.23 s``."""
+    """Such as ``123 µs``, ``12.3 ms`` or ``1.23 s``."""
+    if seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.3g} µs"
     if seconds < 0.9995:
         return f"{seconds * 1e3:.3g} ms"
     return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:,.0f} s"

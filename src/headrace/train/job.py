@@ -184,7 +184,7 @@ def _with_ranks(config: Config, num_ranks: int | None) -> Config:
 def machine_for(config: Config) -> Cluster:
     """This machine's devices for the ranks that ``config`` names, one where it names none."""
     parallel = config.parallel
-    stages = parallel.pp or (len(parallel.cuts) if parallel.cuts else None)
+    stages = Wanted(**parallel.model_dump()).num_ranks
     return this_machine(stages, dtype=config.model.dtype)
 
 

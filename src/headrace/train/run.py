@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from headrace.checkpoint import check_room, latest_checkpoint, read_meta
 from headrace.errors import HeadraceError, RequestError, RunError
+from headrace.plan import Wanted
 from headrace.train.config import Config
 from headrace.train.files import RunFiles
 from headrace.train.finish import export_run
@@ -87,7 +88,7 @@ def train_as_rank(config: Config, run_dir: Path, resume: bool, show_plan: ShowPl
 
 def _check_world(config: Config, world_size: int) -> None:
     parallel = config.parallel
-    stages = parallel.pp or (len(parallel.cuts) if parallel.cuts else None)
+    stages = Wanted(**parallel.model_dump()).num_ranks
     rest = (parallel.dp or 1) * (parallel.tp or 1)
     if (stages is None and world_size % rest) or (stages is not None and stages * rest != world_size):
         raise RequestError(
