@@ -126,7 +126,8 @@ def profile(
     if as_json:
         from dataclasses import asdict
 
-        _print_json({"layers": [layer.name for layer in chain.layers], **asdict(costs)})
+        layers = [{"name": layer.name, **asdict(cost)} for layer, cost in zip(chain.layers, costs.layers, strict=True)]
+        _print_json({**asdict(costs), "layers": layers})
     else:
         Console().print(cost_table(costs, chain))
 
@@ -138,11 +139,13 @@ def cluster(as_json: AsJson = False) -> None:
 
     from headrace.cluster import this_machine
 
-    found = asdict(this_machine())
+    found = this_machine()
     if as_json:
-        _print_json(found)
+        _print_json(asdict(found))
     else:
-        Console().print(found)
+        from headrace.view.terminal import cluster_table
+
+        Console().print(cluster_table(found))
 
 
 @app.command(epilog="Example: headrace view runs/quickstart")

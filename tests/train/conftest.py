@@ -1,19 +1,8 @@
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.train.jobs import GPT2, LLAMA, train, write_job
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A run that never stopped, and what the terminal showed."""
-
-    job: Path
-    run_dir: Path
-    out: str
-    err: str
+from tests.train.jobs import GPT2, LLAMA, Whole, train, write_job
 
 
 def _whole(folder: Path, model: dict[str, object]) -> Whole:

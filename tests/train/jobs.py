@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -36,6 +37,16 @@ HEADRACE = [sys.executable, "-m", "headrace"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 PATIENCE_S = 240
 """Ends a test that hangs; no outcome depends on it."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run that never stopped, and what the terminal showed."""
+
+    job: Path
+    run_dir: Path
+    out: str
+    err: str
 
 
 def write_job(folder: Path, model: dict[str, Any] = LLAMA, **train: Any) -> Path:

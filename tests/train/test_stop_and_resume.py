@@ -4,8 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
-from tests.train.conftest import Whole
-from tests.train.jobs import HEADRACE, STEPS, TORCHRUN, outcome, processes_left, run, train, write_hook
+from tests.train.jobs import HEADRACE, STEPS, TORCHRUN, Whole, outcome, processes_left, run, train, write_hook
 
 
 def _way_on(stderr: str) -> list[str]:

@@ -11,6 +11,8 @@ from headrace.train.job import Job
 from headrace.train.metrics import StepMetrics
 
 LINE_EVERY_S = 10.0
+WIDE = 80
+"""Columns of a terminal that has room for the bar and for every figure."""
 
 
 class Live:
@@ -25,11 +27,11 @@ class Live:
         """
         self._steps, self._first = job.config.train.steps, first_step
         self._console = Console(stderr=True)
+        self._is_wide = not self._console.is_terminal or self._console.width >= WIDE
         self._bar = Progress(
             TextColumn("[bold]step"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=None),
-            TextColumn("left"),
+            *([BarColumn(bar_width=None), TextColumn("left")] if self._is_wide else []),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=self._console,
@@ -40,10 +42,11 @@ class Live:
 
     def show(self, metrics: StepMetrics) -> None:
         """Shows a step."""
-        figures = (
-            f"loss {metrics.loss:.3f}  {metrics.tokens_per_s:,.0f} tokens/s  idle {100 * metrics.idle_share:.0f}%"
-            + ("  skipped: gradients not finite" if metrics.skipped else "")
-        )
+        figures = f"loss {metrics.loss:.3f}"
+        if self._is_wide:
+            figures += f"  {metrics.tokens_per_s:,.0f} tokens/s  idle {100 * metrics.idle_share:.0f}%"
+        if metrics.skipped:
+            figures += "  skipped: gradients not finite"
         self._bar.update(self._task, completed=metrics.step, figures=figures)
         now_s = time.monotonic()
         due = now_s - self._last_line_s >= LINE_EVERY_S or metrics.step == self._steps

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.chain import Chain
+from headrace.cluster import Cluster
 from headrace.costs import Costs
 from headrace.plan import Plan, microbatch_rows, stage_rows
 from headrace.plan.words import bytes_text, seconds_text
@@ -18,7 +19,7 @@ from headrace.plan.words import bytes_text, seconds_text
 def plan_table(plan: Plan, chain: Chain, batch_rows: int, sequence_length: int) -> RenderableType:
     """The stages, the figures that should come out, and the reasons."""
     table = _table(f"Plan: {chain.model_type}, {chain.num_parameters / 1e6:.1f} M parameters")
-    for name in ("stage", "rank", "layers", "weights", "F", "B", "in flight", "memory"):
+    for name in ("stage", "rank", "layers", "weights", "F", "B", "in\nflight", "memory"):
         table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=True)
     for row in stage_rows(plan, chain):
         table.add_row(
@@ -35,7 +36,15 @@ def plan_table(plan: Plan, chain: Chain, batch_rows: int, sequence_length: int) 
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    """Without margins, so that the widest fits 80 columns."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
 
 
 def _figures(plan: Plan, batch_rows: int, sequence_length: int) -> str:
@@ -75,8 +84,8 @@ def comparison(summary: dict[str, Any]) -> Table:
 def cost_table(costs: Costs, chain: Chain) -> Table:
     """What each kind of layer costs."""
     table = _table(f"{chain.model_type}: {costs.source} costs of one micro-batch")
-    for name in ("layer", "like it", "F", "I", "W", "parameters", "kept for I", "kept for W"):
-        table.add_column(name, justify="left" if name == "layer" else "right")
+    for name in ("layer", "count", "F", "I", "W", "parameters", "kept\nfor I", "kept\nfor W"):
+        table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=True)
     kinds = [layer.kind for layer in chain.layers]
     for index, layer in enumerate(chain.layers):
         if layer.kind in kinds[:index]:
@@ -89,6 +98,19 @@ def cost_table(costs: Costs, chain: Chain) -> Table:
             *(bytes_text(n) for n in (price.parameter_bytes, price.saved_bytes, price.weight_saved_bytes)),
         )
     return table
+
+
+def cluster_table(cluster: Cluster) -> RenderableType:
+    """The devices, and what a message between two of them costs."""
+    table = _table("This machine")
+    for name in ("device", "kind", "memory", "FLOP/s", "memory speed"):
+        table.add_column(name, justify="left" if name in ("device", "kind") else "right")
+    for device in cluster.devices:
+        memory, speed = bytes_text(device.memory_bytes), bytes_text(device.memory_bytes_per_s)
+        table.add_row(device.name, device.kind, memory, f"{device.flops_per_s:.3g}", f"{speed}/s")
+    link = cluster.link
+    message = f"a message takes {seconds_text(link.latency_s)} and goes on at {bytes_text(link.bytes_per_s)}/s"
+    return Group(table, Text(message))
 
 
 def whereabouts(run_dir: Path) -> str:
