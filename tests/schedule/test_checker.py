@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import RequestError
-from headrace.schedule import FAMILIES, Op, Schedule, check, make_schedule
+from headrace.schedule import FAMILIES, Op, Schedule, check, make_schedule, unit_prices
+from headrace.simulate.simulator import step_seconds
 
 NAMES = sorted(FAMILIES)
 SMALL = {"num_ranks": st.integers(1, 4), "num_microbatches": st.integers(1, 5), "name": st.sampled_from(NAMES)}
@@ -55,6 +56,8 @@ def test_mutated_schedules_are_accepted_exactly_when_brute_force_finds_them_lega
         mutate(orders, schedule, draw)
     mutant = reordered(schedule, orders)
     assert accepts(mutant) == is_legal(mutant)
+    if is_legal(mutant):
+        assert step_seconds(check(mutant), unit_prices(mutant.num_stages)) > 0, "what is accepted ends in the simulator"
 
 
 def mutate(orders: list[list[Op]], schedule: Schedule, draw: random.Random) -> None:

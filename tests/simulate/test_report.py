@@ -15,7 +15,7 @@ def test_the_first_row_of_the_papers_table_comes_out() -> None:
     assert row.keys() >= KEYS
     assert round(row["bubble_rate"], 4) == 0.1585
     assert row["step_ms"] == pytest.approx(1e3 * simulation.step_s)
-    assert row["peak_in_flight"] == [8.0] * 8
+    assert row["peak_in_flight"] == [8 - rank / 2 for rank in range(8)], "(p - r) whole ones and r halves for W"
     assert (row["messages"], row["ops"]) == (2 * 7 * 24, 3 * 8 * 24)
 
 
@@ -64,6 +64,7 @@ def test_eight_stages_idle_seven_eighths_without_micro_batches_and_under_a_tenth
         ({"w_ms": float("inf")}, "w_ms is inf"),
         ({"comm_ms": -0.1}, "comm_ms is -0.1; give a number that is 0 or more"),
         ({"memory_limit": 0.0}, "memory_limit is 0.0"),
+        ({"w_memory": 1.1}, "w_memory is 1.1; give a share from 0 to 1"),
     ],
 )
 def test_counts_and_times_that_are_none_are_refused(change: dict[str, float], words: str) -> None:

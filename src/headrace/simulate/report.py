@@ -33,6 +33,8 @@ class Question:
         comm_ms: A message between two ranks.
         chunks: Stages on each rank; None: the family's own.
         memory_limit: Activations that a rank may hold, in units of 1F1B's (``stages`` micro-batches); None: any.
+        w_memory: What W still needs of a micro-batch's activations once I has run. For the models of the Zero Bubble
+            paper it is 0.37 and 0.43 (``32 / (34 + 5 a s / h)``, 2401.10241, table 1).
     """
 
     stages: int
@@ -43,6 +45,7 @@ class Question:
     comm_ms: float = 0.0
     chunks: int | None = None
     memory_limit: float | None = None
+    w_memory: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("stages", "microbatches"):
@@ -54,13 +57,15 @@ class Question:
                 raise RequestError(f"{name} is {value}; give a number above 0")
         if not (isfinite(self.comm_ms) and self.comm_ms >= 0):
             raise RequestError(f"comm_ms is {self.comm_ms}; give a number that is 0 or more")
+        if not 0 <= self.w_memory <= 1:
+            raise RequestError(f"w_memory is {self.w_memory}; give a share from 0 to 1")
 
     @property
     def rank_prices(self) -> Prices:
         """One entry a rank, in seconds and micro-batches."""
         n = self.stages
         f_s, i_s, w_s = ((ms / 1e3,) * n for ms in (self.f_ms, self.i_ms, self.w_ms))
-        return Prices(f_s, i_s, w_s, (self.comm_ms / 1e3,) * (n - 1), (1.0,) * n, (1.0,) * n)
+        return Prices(f_s, i_s, w_s, (self.comm_ms / 1e3,) * (n - 1), (1.0,) * n, (self.w_memory,) * n)
 
     @property
     def limits(self) -> tuple[float, ...]:
@@ -171,8 +176,9 @@ def _row(checked: Checked, question: Question) -> tuple[dict[str, Any], Simulati
 
 
 def _stage_costs(prices: Prices) -> StageCosts:
-    none, saved = (0,) * prices.num_stages, tuple(round(_BYTES * share) for share in prices.saved)
-    return StageCosts(prices.f_s, prices.i_s, prices.w_s, none, saved, saved, none)
+    none = (0,) * prices.num_stages
+    saved, kept = (tuple(round(_BYTES * one) for one in values) for values in (prices.saved, prices.kept))
+    return StageCosts(prices.f_s, prices.i_s, prices.w_s, none, saved, kept, none)
 
 
 TABLE_COLUMNS: tuple[tuple[str, str], ...] = (
