@@ -26,6 +26,8 @@ rank's whole share of the model equally long and messages free.
   does: what remains where steps follow each other.
 - **Activations**: the most that a rank holds, in micro-batches' worth of one rank's layers.
 - **Weights**: how often each rank holds its share of the model.
+- **Trains**: whether `parallel.schedule` takes it. Those with two copies or several versions of the weights can be
+  simulated, and are not trained with today. Where you name none, the planner chooses between `gpipe` and `1f1b`.
 
 """
 
@@ -54,7 +56,7 @@ class Shown:
 def pages() -> dict[str, str]:
     """The page; ``draw`` makes its pictures."""
     shown = [show(name) for name in FAMILIES]
-    head = ("schedule", "stages a rank", "idle", "bubble rate", "activations", "weights", "messages")
+    head = ("schedule", "stages a rank", "idle", "bubble rate", "activations", "weights", "messages", "trains")
     text = note("docs.make_schedules") + TEXT + table(head, map(row, shown))
     return {"schedules.md": text + "".join(map(_section, shown))}
 
@@ -85,6 +87,7 @@ def row(shown: Shown) -> tuple[str, ...]:
         *_figures(shown),
         f"{shown.weights}",
         f"{simulation.messages}",
+        "no" if schedule.copies or schedule.update_every else "yes",
     )
 
 

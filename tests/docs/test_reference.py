@@ -1,5 +1,6 @@
 """The pages that are made from the code say what the code says; a new option or key is a decision."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ MAKE_SCHEDULES = "run: python -m docs.make_schedules"
 
 OPTIONS = {
     "train": "CONFIG SECTION.KEY=VALUE --run-dir --resume --json",
-    "check": "MODEL --json",
+    "check": "MODEL --all --json",
     "plan": "CONFIG SECTION.KEY=VALUE --json",
     "profile": "CONFIG SECTION.KEY=VALUE --rows --json",
     "cluster": "--json",
@@ -97,3 +98,8 @@ def test_every_command_in_the_docs_names_a_verb_and_options_that_exist(page: Pat
         assert verb in VERBS, line
         options = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert options <= {option for each in VERBS[verb].params for option in each.opts}, line
+
+
+@pytest.mark.parametrize("page", sorted([*DOCS.glob("*.md"), README]), ids=lambda page: page.stem)
+def test_python_in_the_docs_prints_what_they_say(page: Path) -> None:
+    assert doctest.testfile(str(page), module_relative=False).failed == 0
