@@ -21,6 +21,7 @@ checker proves that it can run, one simulator prices it, one picture draws it an
 The figures below are the simulator's, for {RANKS} ranks and {MICROBATCHES} micro-batches, with `F`, `I` and `W` of a
 rank's whole share of the model equally long and messages free.
 
+- **Stages**: how many each rank holds.
 - **Idle**: the share of all ranks' time in which they do not compute, from the first op to the end of the last.
 - **Bubble rate**: the same with each rank counted from its own first op to its own last one, as the Zero Bubble paper
   does: what remains where steps follow each other.
@@ -56,7 +57,7 @@ class Shown:
 def pages() -> dict[str, str]:
     """The page; ``draw`` makes its pictures."""
     shown = [show(name) for name in FAMILIES]
-    head = ("schedule", "stages a rank", "idle", "bubble rate", "activations", "weights", "messages", "trains")
+    head = ("schedule", "stages", "idle", "bubble rate", "activations", "weights", "trains")
     text = note("docs.make_schedules") + TEXT + table(head, map(row, shown))
     return {"schedules.md": text + "".join(map(_section, shown))}
 
@@ -80,13 +81,12 @@ def show(name: str) -> Shown:
 
 def row(shown: Shown) -> tuple[str, ...]:
     """A family's row of the table."""
-    schedule, simulation = shown.simulation.schedule, shown.simulation
+    schedule = shown.simulation.schedule
     return (
         f"[`{shown.name}`](#{shown.name})",
         f"{len(schedule.stages_of(0))}",
         *_figures(shown),
         f"{shown.weights}",
-        f"{simulation.messages}",
         "no" if schedule.copies or schedule.update_every else "yes",
     )
 
