@@ -72,11 +72,16 @@ def train(
 @app.command(epilog="Example: headrace check llama --json")
 def check(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model type, a config.json, or a Hugging Face folder.")
-    ],
+        str | None, typer.Argument(metavar="MODEL", help="A model type, a config.json, or a Hugging Face folder.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Check every type that transformers has, in minutes.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Prove on small random weights that cutting this model changes nothing."""
+    if every == (model is not None):
+        raise RequestError("check takes either a MODEL, such as llama, or --all")
+    if model is None:
+        return _check_all(as_json)
     from headrace.chain.build import config_of
     from headrace.chain.check import check as prove
 
@@ -87,6 +92,22 @@ def check(
         typer.echo(f"{verdict.type}: exact at all {verdict.cuts} cuts of {verdict.layers} layers")
     if not verdict.exact:
         raise RequestError(f"{verdict.type} is refused: {verdict.reason}")
+
+
+def _check_all(as_json: bool) -> None:
+    from headrace.chain.all_types import check_all
+
+    with _Working() as progress:
+        verdicts = check_all(progress=progress)
+    num_exact = sum(verdict.exact for verdict in verdicts)
+    if as_json:
+        _print_json({"num_types": len(verdicts), "num_exact": num_exact, "types": [v.to_json() for v in verdicts]})
+        return
+    for verdict in verdicts:
+        typer.echo(
+            f"{verdict.type}: " + (f"exact at all {verdict.cuts} cuts" if verdict.exact else f"{verdict.reason}")
+        )
+    typer.echo(f"{num_exact} of {len(verdicts)} types are exact")
 
 
 @app.command(epilog="Example: headrace plan examples/quickstart.yaml parallel.pp=4")
@@ -105,6 +126,46 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
         from headrace.view.terminal import plan_table
 
         Console().print(plan_table(made, chain, loaded.train.batch, loaded.data.sequence_length))
+
+
+@app.command(
+    epilog="Example: headrace simulate zb-h1 --stages 8 --microbatches 24 --f-ms 10 --i-ms 10 --w-ms 5 --comm-ms 1"
+)
+def simulate(
+    schedule: Annotated[
+        str, typer.Argument(metavar="SCHEDULE", help="A family's name, auto, all, or a schedule file (.csv, .json).")
+    ],
+    stages: Annotated[int, typer.Option(help="Ranks of the pipeline.")],
+    microbatches: Annotated[int, typer.Option(help="Micro-batches of a step.")],
+    f_ms: Annotated[float, typer.Option(help="Forward of one micro-batch through one rank's layers.")],
+    i_ms: Annotated[float, typer.Option(help="Gradient of the input.")],
+    w_ms: Annotated[float, typer.Option(help="Gradient of the weights.")],
+    comm_ms: Annotated[float, typer.Option(help="A message between two ranks.")] = 0.0,
+    chunks: Annotated[int | None, typer.Option(help="Stages on each rank; absent: the family's own.")] = None,
+    memory_limit: Annotated[
+        float | None, typer.Option(help="Activations that a rank may hold, as a share of what 1F1B holds.")
+    ] = None,
+    w_memory: Annotated[float, typer.Option(help="Share of a micro-batch's activations that W still needs.")] = 0.5,
+    plot: Annotated[Path | None, typer.Option(help="Draw the step: a .svg, .png or .pdf file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Price a schedule, or all of them, under given times: bubble, memory, a bound, and a picture."""
+    from headrace.simulate.report import Question, answer, answer_all
+    from headrace.view.terminal import schedules_table
+
+    question = Question(stages, microbatches, f_ms, i_ms, w_ms, comm_ms, chunks, memory_limit, w_memory)
+    if schedule == "all":
+        if plot is not None:
+            raise RequestError("--plot draws one schedule, not all; name it")
+        every = answer_all(question)
+        _print_json(every) if as_json else Console().print(schedules_table(every["schedules"], every["left_out"]))
+        return
+    row, simulation = answer(schedule, question)
+    if plot is not None:
+        from headrace.view.schedule_picture import draw_schedule
+
+        draw_schedule(simulation, plot)
+    _print_json(row) if as_json else Console().print(schedules_table([row], []))
 
 
 @app.command(epilog="Example: headrace profile examples/quickstart.yaml --rows 2")
@@ -241,7 +302,9 @@ def _print_json(data: Any) -> None:
 
 def main() -> None:
     """The console script: a person's mistake is one sentence and exit 2, a failed run one sentence and exit 1."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # Its advice is for authors of model code.
+    # Transformers' advice is for authors of model code; every rank would draw a bar of its own.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except HeadraceError as error:

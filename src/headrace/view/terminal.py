@@ -14,6 +14,7 @@ from headrace.cluster import Cluster
 from headrace.costs import Costs
 from headrace.plan import Plan, microbatch_rows, stage_rows
 from headrace.plan.words import bytes_text, seconds_text
+from headrace.simulate.report import TABLE_COLUMNS, table_rows
 
 
 def plan_table(plan: Plan, chain: Chain, batch_rows: int, sequence_length: int) -> RenderableType:
@@ -124,3 +125,14 @@ def whereabouts(run_dir: Path) -> str:
     )
     lines = [f"  {name:<15} {what}" for name, what in rows]
     return "\n".join([f"In {run_dir}:", *lines, f"  Look at it: headrace view {run_dir}"])
+
+
+def schedules_table(rows: list[dict[str, Any]], left_out: list[dict[str, str]]) -> RenderableType:
+    """Schedules by step time, and those that do not hold with the reason."""
+    table = _table("Schedules under the given times")
+    for index, (_, heading) in enumerate(TABLE_COLUMNS):
+        table.add_column(heading, justify="right" if index else "left")
+    for cells in table_rows(rows):
+        table.add_row(*cells)
+    reasons = [Text(f"left out: {item['schedule']}: {item['reason']}", style="dim") for item in left_out]
+    return Group(table, *reasons)
