@@ -113,9 +113,9 @@ if "RANK" in os.environ:
 
 
 def processes_left(hook: Path) -> list[int]:
-    """Ranks of a hooked run that are still alive."""
-    pids = [int(file.read_text()) for file in hook.glob("pid*")]
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    """Ranks of a hooked run that still run; one that has ended and that nobody has asked about is a zombie."""
+    stats = [Path("/proc", file.read_text(), "stat") for file in hook.glob("pid*")]
+    return [int(stat.parent.name) for stat in stats if stat.exists() and ") Z " not in stat.read_text()]
 
 
 def outcome(run_dir: Path) -> tuple[list[Any], bytes]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
 from headrace import cli
-from tests.train.jobs import ENVIRONMENT, HEADRACE, PATIENCE_S, STEPS, TORCHRUN, Whole, outcome, run
+from tests.train.jobs import ENVIRONMENT, HEADRACE, PATIENCE_S, STEPS, TORCHRUN, Whole, outcome, run, train
 
 
 def _verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> str:
@@ -102,6 +103,18 @@ def test_torchrun_gives_the_same_bits(llama: Whole, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Predicted and measured") == 1
     assert outcome(tmp_path / "run") == outcome(llama.run_dir)
+
+
+def test_an_exported_model_is_trained_further_and_tensorboard_sees_it(llama: Whole, tmp_path: Path) -> None:
+    settings = [f"model={{path: {llama.run_dir / 'export'}}}", "data.vocab_size=null", "track.tensorboard=true"]
+    done = train(llama.job, str(tmp_path / "run"), *settings, "--json")
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("step ") for line in done.stderr.splitlines()), done.stderr
+    last, first = outcome(llama.run_dir)[0][-1], outcome(tmp_path / "run")[0][0]
+    assert abs(first[1] - last[1]) < 0.3  # It goes on where the other has come to, and that began above 5.7.
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, STEPS + 1))
 
 
 def test_the_verbs_that_look(

@@ -2,8 +2,11 @@
 
 import json
 import shlex
+import shutil
+import signal
 from pathlib import Path
 
+from headrace.checkpoint import export_checkpoint
 from tests.train.jobs import HEADRACE, STEPS, TORCHRUN, Whole, outcome, processes_left, run, train, write_hook
 
 
@@ -93,3 +96,23 @@ LlamaMLP.forward = forward"""
     assert "step-000002, is whole; go on with --resume" in sentence
     assert "Traceback" not in failed.stderr
     assert processes_left(hook) == []
+
+
+def test_ranks_whose_launcher_is_killed_save_and_end(llama: Whole, tmp_path: Path) -> None:
+    kill = "launcher = os.getppid()\nos.kill(launcher, signal.SIGKILL)\nwhile os.getppid() == launcher: pass"
+    hook = write_hook(tmp_path / "hook", 0, 3, kill)
+    killed = train(llama.job, str(tmp_path / "run"), hook=hook)  # Returns when the last rank has closed its streams.
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "run/checkpoints/step-000003/meta.json").exists()
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "stopped"
+    assert processes_left(hook) == []
+
+
+def test_a_finished_run_goes_on_to_more_steps_and_exports_anew(llama: Whole, tmp_path: Path) -> None:
+    run_dir = Path(shutil.copytree(llama.run_dir, tmp_path / "run"))
+    done = train(llama.job, str(run_dir), "--resume", f"train.steps={STEPS + 1}")
+    assert done.returncode == 0, done.stderr
+    assert _steps(run_dir) == list(range(1, STEPS + 2))
+    assert outcome(run_dir)[1] != outcome(llama.run_dir)[1]
+    export_checkpoint(run_dir / "checkpoints/step-000007", tmp_path / "out", None)
+    assert outcome(run_dir)[1] == (tmp_path / "out/model.safetensors").read_bytes()

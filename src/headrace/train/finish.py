@@ -27,11 +27,9 @@ def export_run(run_dir: Path, out: Path, tokenizer_dir: Path | None) -> Path:
 def sample(job: Job, files: RunFiles) -> tuple[str, str] | None:
     """A prompt from the data and how the exported model goes on, by transformers alone; None without a tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     if job.prepared.tokenizer_folder is None:
         return None
-    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(files.export).eval()
     tokenizer = AutoTokenizer.from_pretrained(files.export)
     length = job.config.data.sequence_length

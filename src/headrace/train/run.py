@@ -1,6 +1,7 @@
 """A whole job from its configuration: on this machine, or as one rank that torchrun has started."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,8 +137,9 @@ def _bytes_to_write(job: Job, steps_done: int) -> int:
 
 
 def _export(job: Job) -> None:
-    """Of a run that came to its end; one that was stopped goes on later."""
-    if Summary.of(job, "done").steps >= job.config.train.steps and not job.files.export.exists():
+    """Of a run that came to its end; one that was stopped goes on later. Takes the place of an earlier end's."""
+    if Summary.of(job, "done").steps >= job.config.train.steps:
+        shutil.rmtree(job.files.export, ignore_errors=True)
         export_run(job.files.run_dir, job.files.export, job.prepared.tokenizer_folder)
 
 
