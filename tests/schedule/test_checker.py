@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import RequestError
 from headrace.schedule import FAMILIES, Op, Schedule, check, make_schedule, unit_prices
+from headrace.schedule.prices import Prices
 from headrace.simulate.simulator import step_seconds
 
 NAMES = sorted(FAMILIES)
@@ -192,3 +193,23 @@ def test_counts_below_one_are_refused(counts: tuple[int, int]) -> None:
 def test_chunks_that_a_family_lacks_are_refused() -> None:
     with pytest.raises(RequestError, match="has 1 chunk"):
         make_schedule("gpipe", 2, 4, chunks=2)
+
+
+@given(
+    st.sampled_from([name for name, family in FAMILIES.items() if family.priced]),
+    st.integers(1, 5),
+    st.integers(1, 9),
+    st.data(),
+)
+@settings(max_examples=30, deadline=None)
+def test_families_that_place_by_prices_are_legal_whatever_their_stages_cost(name, p, m, data):
+    num_stages = make_schedule(name, p, m).num_stages
+
+    def values(least=0.0):
+        numbers = st.floats(least, 100.0, allow_subnormal=False)
+        return tuple(data.draw(st.lists(numbers, min_size=num_stages, max_size=num_stages)))
+
+    saved = values()
+    kept = tuple(whole * data.draw(st.floats(0.0, 1.0)) for whole in saved)
+    prices = Prices(values(0.1), values(0.1), values(), values()[1:], saved, kept)
+    check(make_schedule(name, p, m, prices=prices))

@@ -19,7 +19,8 @@ from headrace.engine.program import Program
 from headrace.engine.stage import Stage
 from headrace.errors import HeadraceError, PeerLostError, RunError
 from headrace.plan import Plan
-from headrace.schedule import Op, check, make_schedule
+from headrace.schedule import Op, check
+from headrace.schedule.padded import keep_first
 from headrace.simulate import Span, Timeline
 
 
@@ -175,8 +176,7 @@ class Engine:
 
     def _program_for(self, num_microbatches: int) -> Program:
         if num_microbatches not in self._programs:
-            layout = self.plan.layout
-            schedule = make_schedule(self.plan.schedule, layout.pp, num_microbatches, layout.chunks)
+            schedule = keep_first(self.plan.made_schedule(), num_microbatches)
             self._programs[num_microbatches] = Program.of(check(schedule), self.rank)
         return self._programs[num_microbatches]
 

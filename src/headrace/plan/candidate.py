@@ -6,14 +6,14 @@ from typing import Literal
 
 from headrace.chain.chain import Chain
 from headrace.cluster.cluster import Cluster, Device
-from headrace.costs.costs import Costs, StageCosts, recomputed, stage_costs
-from headrace.errors import RequestError
+from headrace.costs.costs import Costs, LinkCosts, StageCosts, recomputed, stage_costs
 from headrace.plan.memory import state_bytes
+from headrace.plan.orders import open_schedule, priced_schedule
 from headrace.plan.partition import bounds_from_cuts, partition
 from headrace.plan.plan import Layout, Plan, Prediction
 from headrace.schedule.checker import Checked, check
-from headrace.schedule.families import make_schedule
-from headrace.schedule.schedule import Schedule
+from headrace.schedule.files import schedule_to_json
+from headrace.schedule.prices import price
 from headrace.simulate.simulator import Simulation, simulate
 
 
@@ -86,27 +86,27 @@ def make_candidate(
     microbatch_size = -(-job.batch_rows // microbatches)
     prices = _Prices.of(job.costs_of(microbatch_size), recompute)
     devices = job.cluster.devices[:num_ranks]
-    checked = check(_runnable(make_schedule(schedule, num_ranks, microbatches, chunks)))
+    checked = check(open_schedule(schedule, num_ranks, microbatches, chunks))
     placement = checked.schedule.placement
     speeds = [devices[rank].flops_per_s / devices[0].flops_per_s for rank in placement]
     cut = [bounds_from_cuts(job.chain, cuts)] if cuts else _cuts(job.chain, prices, checked, speeds, devices)
     priced = {bounds: stage_costs(prices.costs, bounds, speeds) for bounds in cut}
-    simulated = {bounds: simulate(checked, stages, prices.costs.link) for bounds, stages in priced.items()}
+    simulated = {bounds: _simulate(checked, stages, prices.costs.link) for bounds, stages in priced.items()}
     bounds = min(simulated, key=lambda bounds: simulated[bounds].step_s)
-    prediction = _predict(job, prices, bounds, speeds, priced[bounds], simulated[bounds])
+    simulation = simulated[bounds]
+    prediction = _predict(job, prices, bounds, speeds, priced[bounds], simulation)
     layout = Layout(1, num_ranks, 1, chunks, bounds, placement)
-    plan = Plan(layout, schedule, microbatches, microbatch_size, recompute, prediction, (), prices.costs.source)
-    return Candidate(plan, prediction, simulated[bounds], devices)
+    orders = tuple(map(tuple, schedule_to_json(simulation.schedule)["orders"]))
+    source = prices.costs.source
+    plan = Plan(layout, schedule, microbatches, microbatch_size, recompute, prediction, (), source, orders)
+    return Candidate(plan, prediction, simulation, devices)
 
 
-def _runnable(schedule: Schedule) -> Schedule:
-    """Refuses what the engine does not run: one copy of the weights and one update a step."""
-    if schedule.copies or schedule.update_every:
-        what = "two copies of the weights" if schedule.copies else "several versions of the weights in one step"
-        raise RequestError(
-            f"Schedule {schedule.name} keeps {what}; it can be simulated but not trained with: choose another."
-        )
-    return schedule
+def _simulate(checked: Checked, stages: StageCosts, link: LinkCosts) -> Simulation:
+    """Of a family that places its ops by prices the better of two orders: at equal prices, and at these."""
+    equal = simulate(checked, stages, link)
+    by_price = priced_schedule(checked.schedule, lambda: price(stages, link))
+    return equal if by_price is None else min(equal, simulate(by_price, stages, link), key=lambda made: made.step_s)
 
 
 @dataclass(frozen=True)

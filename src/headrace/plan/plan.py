@@ -3,6 +3,10 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from headrace.schedule.families import make_schedule
+from headrace.schedule.files import schedule_from_json
+from headrace.schedule.schedule import Schedule
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -73,13 +77,14 @@ class Plan:
 
     Attributes:
         layout: The cut.
-        schedule: Name of the schedule's family.
+        schedule: Name of the schedule's family, or its file.
         microbatches: Micro-batches of one step on each data-parallel copy.
         microbatch_size: Rows of a full micro-batch (the last ones of an uneven batch hold one less).
         recompute: ``none`` or ``full``.
         prediction: What should come out; None where nothing was priced.
         reasons: Sentences for a person, most important first.
         costs_source: ``measured`` or ``analytic``.
+        orders: For each rank its ops, written as in schedule files, such as ``0F3``; empty: as the family has them.
     """
 
     layout: Layout
@@ -90,6 +95,18 @@ class Plan:
     prediction: Prediction | None = None
     reasons: tuple[str, ...] = field(default=())
     costs_source: str = "analytic"
+    orders: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+
+    def made_schedule(self) -> Schedule:
+        """The order of the work.
+
+        Raises:
+            RequestError: There is no such schedule.
+        """
+        layout = self.layout
+        if not self.orders:
+            return make_schedule(self.schedule, layout.pp, self.microbatches, layout.chunks)
+        return schedule_from_json({"name": self.schedule, "orders": self.orders})
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -100,7 +117,10 @@ class Plan:
         """The inverse of `to_json`."""
         layout = Layout(**_with_tuples(data["layout"]))
         prediction = Prediction(**_with_tuples(data["prediction"])) if data["prediction"] else None
-        return cls(**(data | {"layout": layout, "prediction": prediction, "reasons": tuple(data["reasons"])}))
+        orders = tuple(tuple(order) for order in data.get("orders", ()))
+        return cls(
+            **(data | {"layout": layout, "prediction": prediction, "reasons": tuple(data["reasons"]), "orders": orders})
+        )
 
 
 def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from headrace.chain.chain import Chain
 from headrace.cluster.cluster import Cluster
 from headrace.errors import RequestError
+from headrace.plan.orders import chunks_of
 from headrace.plan.partition import bounds_from_cuts, check_num_stages
-from headrace.schedule.families import find_family
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Wanted:
     Attributes:
         dp, pp, tp: Sizes of the mesh.
         chunks: Stages on each rank.
-        schedule: Name of a schedule's family.
+        schedule: Name of a schedule's family, or of a schedule file.
         microbatches: Micro-batches of one step.
         cuts: Transformer layers of each stage, as `bounds_from_cuts` takes them.
         recompute: ``none`` or ``full``.
@@ -39,7 +39,7 @@ class Wanted:
     @property
     def stages_per_rank(self) -> int:
         """Chunks: as asked for, or as the schedule's family has them, or 1."""
-        return self.chunks or (find_family(self.schedule).chunks if self.schedule else 1)
+        return self.chunks or (chunks_of(self.schedule) if self.schedule else 1)
 
     def check(self, chain: Chain, cluster: Cluster, batch_rows: int) -> None:
         """Raises `RequestError` for a choice that no plan can meet."""

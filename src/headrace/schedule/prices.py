@@ -1,7 +1,7 @@
 """Prices of ops, messages and activations by stage, checked once: the price list of families and simulator."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import isfinite
 
@@ -37,6 +37,12 @@ def unit_prices(num_stages: int) -> Prices:
     """F, I and W cost one second, messages nothing, and one activation is one until its ``W``."""
     one = (1.0,) * num_stages
     return Prices(one, one, one, (0.0,) * (num_stages - 1), one, one)
+
+
+def counted(prices: Prices) -> Prices:
+    """The same times, but memory in numbers of activations: one of any stage counts one, as families promise it."""
+    kept = tuple(kept / saved if saved else 0.0 for saved, kept in zip(prices.saved, prices.kept, strict=True))
+    return replace(prices, saved=(1.0,) * prices.num_stages, kept=kept)
 
 
 def spread(rank_prices: Prices, placement: Sequence[int]) -> Prices:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from headrace.schedule.fill import fill
 from headrace.schedule.op import Kind, Op
 from headrace.schedule.placement import waves
-from headrace.schedule.prices import Prices, unit_prices
+from headrace.schedule.prices import Prices, counted, unit_prices
 from headrace.schedule.schedule import Schedule
 
 PERIOD = 6
@@ -62,8 +62,7 @@ def _v_block(
     """Repeats the block, orders each rank's ``F`` and ``I`` by their slots, and fills in ``W`` within the limit."""
     prices = prices or unit_prices(2 * num_ranks)
     bare = v_block_order(name, block, num_ranks, num_microbatches)
-    limits = [limit * (prices.saved[rank] + prices.saved[2 * num_ranks - 1 - rank]) for rank in range(num_ranks)]
-    filled = fill(bare, prices, limits)
+    filled = fill(bare, counted(prices), [2.0 * limit] * num_ranks)
     assert filled is not None, "the block's own memory is enough for it"
     return filled.schedule
 

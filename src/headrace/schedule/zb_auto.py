@@ -12,7 +12,7 @@ from headrace.errors import RequestError
 from headrace.schedule.fill import fill
 from headrace.schedule.op import Op
 from headrace.schedule.placement import straight
-from headrace.schedule.prices import Prices, unit_prices
+from headrace.schedule.prices import Prices, counted, unit_prices
 from headrace.schedule.schedule import Schedule
 
 Rounding = Callable[[float], int]
@@ -52,14 +52,12 @@ def zb_auto(name: str, num_microbatches: int, prices: Prices, limit: float) -> S
 
 def zb_1p(num_ranks: int, num_microbatches: int, prices: Prices | None = None) -> Schedule:
     """Within the memory of 1F1B: ``p`` micro-batches on each rank."""
-    prices = prices or unit_prices(num_ranks)
-    return zb_auto("zb-1p", num_microbatches, prices, num_ranks * max(prices.saved))
+    return zb_auto("zb-1p", num_microbatches, counted(prices or unit_prices(num_ranks)), num_ranks)
 
 
 def zb_2p(num_ranks: int, num_microbatches: int, prices: Prices | None = None) -> Schedule:
     """Within twice the memory of 1F1B: ``2p`` micro-batches on each rank."""
-    prices = prices or unit_prices(num_ranks)
-    return zb_auto("zb-2p", num_microbatches, prices, 2 * num_ranks * max(prices.saved))
+    return zb_auto("zb-2p", num_microbatches, counted(prices or unit_prices(num_ranks)), 2 * num_ranks)
 
 
 def _choices(num_ops: int) -> list[tuple[float, Rounding, float]]:

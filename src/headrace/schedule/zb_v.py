@@ -4,7 +4,7 @@ from headrace.schedule.fill import fill
 from headrace.schedule.op import Op
 from headrace.schedule.padded import keep_first
 from headrace.schedule.placement import waves
-from headrace.schedule.prices import Prices, unit_prices
+from headrace.schedule.prices import Prices, counted, unit_prices
 from headrace.schedule.schedule import Schedule
 
 
@@ -17,8 +17,7 @@ def zb_v(num_ranks: int, num_microbatches: int, prices: Prices | None = None) ->
     placement, prices = waves(p, 2), prices or unit_prices(2 * p)
     whole = Schedule("zb-v", 2 * p, m, placement, tuple(_order(rank, p, m) for rank in range(p)))
     cut = keep_first(whole, num_microbatches)
-    limits = [p * (prices.saved[rank] + prices.saved[2 * p - 1 - rank]) for rank in range(p)]
-    filled = fill(cut, prices, limits)
+    filled = fill(cut, counted(prices), [2.0 * p] * p)
     assert filled is not None, "2p activations are enough for this order of F and I"
     return filled.schedule
 

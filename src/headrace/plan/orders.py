@@ -1,0 +1,65 @@
+"""The order of a plan's work: made by a family, searched, or written by hand in a file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from headrace.errors import RequestError
+from headrace.schedule.families import FAMILIES, find_family, make_schedule
+from headrace.schedule.files import read_schedule
+from headrace.schedule.prices import Prices
+from headrace.schedule.schedule import Schedule
+
+FILE_ENDINGS = (".csv", ".json")
+
+
+def is_file(schedule: str) -> bool:
+    """Whether the name of a schedule is that of a file."""
+    return Path(schedule).suffix in FILE_ENDINGS
+
+
+def chunks_of(schedule: str) -> int:
+    """Stages that a schedule has on each rank when nobody says.
+
+    Raises:
+        RequestError: There is no such family, or no such file.
+    """
+    if is_file(schedule):
+        read = read_schedule(Path(schedule))
+        return read.num_stages // read.num_ranks
+    return find_family(schedule, "a file that ends in .csv or .json").chunks
+
+
+def open_schedule(schedule: str, num_ranks: int, num_microbatches: int, chunks: int) -> Schedule:
+    """The schedule of that name for these numbers, at equal prices.
+
+    Raises:
+        RequestError: It cannot have these numbers, or is one that the engine does not run.
+    """
+    if is_file(schedule):
+        made = read_schedule(Path(schedule))
+        _check_counts(made, schedule, num_ranks, num_microbatches)
+    else:
+        made = make_schedule(schedule, num_ranks, num_microbatches, chunks)
+    if made.copies or made.update_every:
+        what = "two copies of the weights" if made.copies else "several versions of the weights in one step"
+        raise RequestError(
+            f"Schedule {schedule} keeps {what}; it can be simulated but not trained with: choose another."
+        )
+    return made
+
+
+def priced_schedule(made: Schedule, prices: Callable[[], Prices]) -> Schedule | None:
+    """The same family with its ops placed by prices; None for a family whose order does not depend on them."""
+    family = FAMILIES.get(made.name)
+    if family is None or not family.priced:
+        return None
+    return family.make(made.num_ranks, made.num_microbatches, made.num_stages // made.num_ranks, prices())
+
+
+def _check_counts(made: Schedule, schedule: str, num_ranks: int, num_microbatches: int) -> None:
+    for name, own, asked in (
+        ("pp", made.num_ranks, num_ranks),
+        ("microbatches", made.num_microbatches, num_microbatches),
+    ):
+        if own != asked:
+            raise RequestError(f"The schedule in {schedule} is for {name}={own}, not {asked}; set {name}={own}.")
