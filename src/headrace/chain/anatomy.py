@@ -1,6 +1,6 @@
 """Where a transformers model may be cut: everything that knows the insides of its classes lives here and in `part`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from headrace.chain.small import small_config
 from headrace.errors import RequestError
+
+MOST_PARAMETERS = 20_000_000
+"""Of a small model; the check builds it whole, several times."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Anatomy:
         num_layers: Its length.
         embedding_modules: Names of the modules outside the list that run before its first layer and own parameters.
         layer_returns_tuple: Whether the model takes the hidden state out of a tuple that its layers return.
-        tied: Pairs ``(copy, owner)`` of global names that are one parameter.
+        tied: Pairs ``(copy, owner)`` of global names that are one parameter, one in the embedding and one in the head.
+        aliases: Such pairs within one layer of the chain, which no cut can part.
         parameter_names: Global names in the model's own order, tied copies left out.
     """
 
@@ -29,6 +33,7 @@ class Anatomy:
     embedding_modules: frozenset[str]
     layer_returns_tuple: bool
     tied: tuple[tuple[str, str], ...]
+    aliases: tuple[tuple[str, str], ...]
     parameter_names: tuple[str, ...]
 
     def layer_of(self, parameter: str) -> int:
@@ -61,18 +66,44 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     Raises:
         RequestError: The model is no single row of layers between an embedding and a head.
     """
-    name = model.config.model_type
     path, layers = _layer_list(model)
-    with torch.random.fork_rng(devices=[]):
-        small = AutoModelForCausalLM.from_config(small_config(model.config))
+    small = small_model(small_config(model.config))
     embedding_modules, returns_tuple = _run_beginning(small, _layer_list(small)[1])
     owners = {id(p): n for n, p in model.named_parameters()}
-    tied = tuple((n, owners[id(p)]) for n, p in model.named_parameters(remove_duplicate=False) if owners[id(p)] != n)
-    anatomy = Anatomy(path, len(layers), embedding_modules, returns_tuple, tied, tuple(owners.values()))
-    for copy, owner in tied:
-        if {anatomy.layer_of(copy), anatomy.layer_of(owner)} != {0, len(layers) + 1}:
-            raise RequestError(f"{name} shares {owner} with {copy}; only embedding and head may share a weight")
-    return anatomy
+    shared = [(n, owners[id(p)]) for n, p in model.named_parameters(remove_duplicate=False) if owners[id(p)] != n]
+    anatomy = Anatomy(path, len(layers), embedding_modules, returns_tuple, (), (), tuple(owners.values()))
+    return _sort_shared(anatomy, shared, model.config.model_type)
+
+
+def small_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The whole model with weights, drawn without touching the caller's generator; only for small ones.
+
+    Raises:
+        RequestError: It is not small: the sizes of its type are unknown to `small_config`.
+    """
+    num_parameters = meta_model(config, dtype).num_parameters()
+    if num_parameters > MOST_PARAMETERS:
+        raise RequestError(
+            f"{config.model_type} cannot be checked: its small form has {num_parameters:,} parameters, "
+            f"more than {MOST_PARAMETERS:,}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model
+
+
+def _sort_shared(anatomy: Anatomy, shared: list[tuple[str, str]], model_type: str) -> Anatomy:
+    """Tells weights shared by embedding and head from those shared within one layer; refuses any other sharing."""
+    tied, aliases = [], []
+    for copy, owner in shared:
+        ends = {anatomy.layer_of(copy), anatomy.layer_of(owner)}
+        if len(ends) == 1:
+            aliases.append((copy, owner))
+        elif ends == {0, anatomy.num_layers + 1}:
+            tied.append((copy, owner))
+        else:
+            raise RequestError(f"{model_type} shares {owner} with {copy}; only embedding and head may share a weight")
+    return replace(anatomy, tied=tuple(tied), aliases=tuple(aliases))
 
 
 def _layer_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -89,6 +120,12 @@ def _layer_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     return prefix + name, layers
 
 
+def keep_settings(stand_in: nn.Module, of: nn.Module) -> None:
+    """Gives a stand-in the plain attributes of the module that it stands for, such as its kind of attention."""
+    plain = {k: v for k, v in vars(of).items() if not k.startswith("_") and not callable(v)}
+    vars(stand_in).update({k: v for k, v in plain.items() if k not in vars(stand_in)})
+
+
 class _StopHereError(Exception):
     """Ends the run of a model's beginning."""
 
@@ -96,7 +133,10 @@ class _StopHereError(Exception):
 class _FirstLayer(nn.Module):
     """Stands for layer 0 and answers with a tuple, so that what comes next shows whether the model unpacks it."""
 
-    reached = False
+    def __init__(self, of: nn.Module) -> None:
+        super().__init__()
+        self.reached = False
+        keep_settings(self, of)
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any]:
         self.reached = True
@@ -104,7 +144,7 @@ class _FirstLayer(nn.Module):
 
 
 def _run_beginning(model: PreTrainedModel, layers: nn.ModuleList) -> tuple[frozenset[str], bool]:
-    first, real_first = _FirstLayer(), layers[0]
+    first, real_first = _FirstLayer(layers[0]), layers[0]
     before: set[str] = set()
     returns_tuple = True
 
@@ -129,7 +169,8 @@ def _run_beginning(model: PreTrainedModel, layers: nn.ModuleList) -> tuple[froze
     except _StopHereError:
         pass
     except Exception as error:
-        raise RequestError(f"{model.config.model_type} is not supported: its embedding part failed: {error}") from error
+        reason = "its layers hand on more than the hidden state" if "to unpack" in str(error) else str(error)
+        raise RequestError(f"{model.config.model_type} is not supported: up to its first layer, {reason}") from error
     finally:
         layers[0] = real_first
         for hook in hooks:

@@ -1,5 +1,6 @@
 """From a model's source to its chain, and to a part of it with weights."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,7 +12,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from headrace.chain.anatomy import Anatomy, find_anatomy, meta_model
 from headrace.chain.chain import Chain, Layer
@@ -58,13 +59,15 @@ class ModelSource:
         part = Part(meta_model(self.config, self.dtype), self.anatomy, first, stop)
         if self.folder is not None:
             read_weights(part.model, self.anatomy, self.folder)
-        draw_weights(part.model, self.seed)
+        draw_weights(part.model, self.anatomy, self.seed)
         part.model.train().to(device)
         return part
 
 
 def named_config(model_type: str, **settings: Any) -> PretrainedConfig:
     """The configuration of ``model_type`` with ``settings`` on top of its defaults.
+
+    Of a type with several parts, such as gemma3, it is that of the text part, gemma3_text.
 
     Raises:
         RequestError: Unknown type (names the nearest) or a setting that the class refuses.
@@ -74,7 +77,7 @@ def named_config(model_type: str, **settings: Any) -> PretrainedConfig:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise RequestError(f"transformers knows no model type {model_type!r}{hint}")
     try:
-        return AutoConfig.for_model(model_type, **settings)
+        return _text_part(AutoConfig.for_model(model_type, **settings))
     except StrictDataclassError as error:
         reason = str(error.__cause__ or error)
     except (ValueError, TypeError) as error:
@@ -99,21 +102,27 @@ def config_of(model: str) -> PretrainedConfig:
         raise RequestError(f"{file} is no configuration of a model: {type(error).__name__} {error}") from None
 
 
+def _text_part(config: PretrainedConfig) -> PretrainedConfig:
+    """Of a model that also sees or hears, the part that reads text, where it is a causal language model of its own."""
+    text: PretrainedConfig = config.get_text_config(decoder=True)
+    own = text is not config and text.model_type.startswith(config.model_type)
+    return text if own and text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else config
+
+
 def _refuse_settings(config: PretrainedConfig) -> None:
+    name = config.model_type
     if getattr(config, "is_encoder_decoder", False):
-        raise RequestError(f"{config.model_type} is an encoder-decoder; only causal language models can be cut")
-    text = config.get_text_config(decoder=True)
-    if text is not config:
-        raise RequestError(
-            f"{config.model_type} is several models in one; only its language model can be cut: take {text.model_type}"
-        )
+        raise RequestError(f"{name} is an encoder-decoder; only causal language models can be cut")
+    if (text := config.get_text_config(decoder=True)) is not config:
+        hint = f"; choose {text.model_type}" if text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else ""
+        raise RequestError(f"{name} has parts beside its text model, which a cut would lose{hint}")
     if getattr(config, "output_router_logits", False):
         raise RequestError(
-            f"{config.model_type} with output_router_logits=true adds a loss of every layer, "
+            f"{name} with output_router_logits=true adds a loss of every layer, "
             "which a cut model would leave out; set it to false"
         )
     if getattr(config, "layerdrop", 0):
-        raise RequestError(f"{config.model_type} with layerdrop={config.layerdrop} skips layers at random; set it to 0")
+        raise RequestError(f"{name} with layerdrop={config.layerdrop} skips layers at random; set it to 0")
 
 
 def describe(model: PreTrainedModel, anatomy: Anatomy) -> Chain:
@@ -134,8 +143,7 @@ def describe(model: PreTrainedModel, anatomy: Anatomy) -> Chain:
 
     row = [layer(0, "embedding", "embedding", 0.0, 0)]
     for i, block in enumerate(layers):
-        shapes = [tuple(p.shape) for p in block.parameters()]
-        kind = f"{type(block).__name__} {types[i]} {hash(tuple(shapes)):x}"
+        kind = f"{type(block).__name__} {types[i]} {_structure(block)}"
         row.append(layer(i + 1, f"layers.{i}", kind, _flops_per_token(block, config), attention))
     head_flops = 2.0 * config.hidden_size * config.vocab_size
     row.append(layer(anatomy.num_layers + 1, "head", "head", head_flops, 0))
@@ -143,20 +151,30 @@ def describe(model: PreTrainedModel, anatomy: Anatomy) -> Chain:
     return Chain(config.model_type, tuple(row), config.hidden_size, config.vocab_size, anatomy.tied, dtype_bytes)
 
 
+def _structure(block: nn.Module) -> str:
+    """A word that two layers share when their modules and shapes are the same; the same in every process."""
+    rows = [f"{name} {tuple(parameter.shape)}" for name, parameter in block.named_parameters()]
+    rows += [f"{name} {type(module).__name__}" for name, module in block.named_modules()]
+    return hashlib.blake2b("\n".join(rows).encode(), digest_size=6).hexdigest()
+
+
 def _attention_width(config: PretrainedConfig) -> int:
-    heads: int = config.num_attention_heads
+    heads: int = getattr(config, "num_attention_heads", None) or 0
+    if heads == 0:
+        return 0
     head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
     return heads * head_dim
 
 
 def _flops_per_token(block: nn.Module, config: PretrainedConfig) -> float:
     """Two FLOPs for each weight of a matrix that a token meets; of fused experts only the active ones count."""
-    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
+    counts = [getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")]
+    experts = next(filter(None, counts), 1)
     active = getattr(config, "num_experts_per_tok", None) or 1
     flops = 0.0
     for module in block.modules():
         for parameter in module.parameters(recurse=False):
-            if isinstance(module, (nn.Linear, Conv1D)) and parameter.ndim == 2:
+            if parameter.ndim == 2 and not isinstance(module, nn.Embedding):
                 flops += 2.0 * parameter.numel()
             elif parameter.ndim == 3 and parameter.shape[0] == experts:
                 flops += 2.0 * parameter.numel() * active / experts

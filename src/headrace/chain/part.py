@@ -15,16 +15,29 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from headrace.chain.anatomy import Anatomy
+from headrace.chain.anatomy import Anatomy, keep_settings
 from headrace.chain.microbatch import MicroBatch
+from headrace.chain.small import RANDOM_SETTINGS
 from headrace.errors import RequestError
 
 
-class _Elsewhere(nn.Module):
+class _StandIn(nn.Module):
+    """Takes the place of a module of another stage; says so when the model reads more of it than its settings."""
+
+    def __init__(self, name: str, of: nn.Module) -> None:
+        super().__init__()
+        self.name = name
+        keep_settings(self, of)
+
+    def __getattr__(self, attribute: str) -> Any:
+        raise AttributeError(f"its code reads {self.name}.{attribute}, which lies on another stage")
+
+
+class _Elsewhere(_StandIn):
     """Stands for a transformer layer of another stage."""
 
-    def __init__(self, returns_tuple: bool) -> None:
-        super().__init__()
+    def __init__(self, name: str, of: nn.Module, returns_tuple: bool) -> None:
+        super().__init__(name, of)
         self.returns_tuple = returns_tuple
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -32,16 +45,16 @@ class _Elsewhere(nn.Module):
         return (hidden,) if self.returns_tuple else hidden
 
 
-class _Absent(nn.Module):
-    """Stands for an embedding, norm or head of another stage; what it answers is never used."""
+class _Absent(_StandIn):
+    """Stands for an embedding, norm or head of another stage; what it answers is never used, but its type is."""
 
-    def __init__(self, of: nn.Module) -> None:
-        super().__init__()
-        self.is_embedding = isinstance(of, nn.Embedding)
+    def __init__(self, name: str, of: nn.Module) -> None:
+        super().__init__(name, of)
+        self.embedding_dtype = of.weight.dtype if isinstance(of, nn.Embedding) else None
 
     def forward(self, value: Tensor, *_: Any, **__: Any) -> Tensor:
-        if self.is_embedding:  # Broadcasts against any hidden state that it is added to.
-            return torch.zeros(*value.shape, 1, device=value.device)
+        if self.embedding_dtype is not None:  # Broadcasts against any hidden state that it is added to.
+            return torch.zeros(*value.shape, 1, dtype=self.embedding_dtype, device=value.device)
         return value
 
 
@@ -61,6 +74,7 @@ class Part:
         self._received: Tensor | None = None
         self._output: Tensor | None = None
         self._key: tuple[int, int, int] = (0, 0, 0)
+        self._dtype, self._hidden_size = model.dtype, model.config.get_text_config(decoder=True).hidden_size
         prune(model, anatomy, first, stop)
         layers = cast(nn.ModuleList, model.get_submodule(anatomy.layers_path))
         if not self.has_embedding:
@@ -115,11 +129,20 @@ class Part:
         self.model.base_model(**inputs)
         output, self._output = self._output, None
         assert output is not None
-        return output
+        self._check_output(output, (*batch.shape, self._hidden_size))
+        return output.contiguous()
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Local parameters by global name; the head's copy of a tied embedding has its own name."""
         return self.model.named_parameters()
+
+    def _check_output(self, output: Tensor, shape: tuple[int, ...]) -> None:
+        """The next stage makes room for what crosses the cut from these alone."""
+        if (tuple(output.shape), output.dtype) != (shape, self._dtype):
+            raise RequestError(
+                f"{self.model.config.model_type} passes {list(output.shape)} {output.dtype} between its layers, "
+                f"where {list(shape)} {self._dtype} can cross a cut"
+            )
 
     def _hand_in(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
@@ -154,16 +177,20 @@ def prune(model: PreTrainedModel, anatomy: Anatomy, first: int, stop: int) -> No
     layers = cast(nn.ModuleList, model.get_submodule(anatomy.layers_path))
     for index in range(anatomy.num_layers):
         if not first <= index + 1 < stop:
-            layers[index] = _Elsewhere(anatomy.layer_returns_tuple)
+            name = f"{anatomy.layers_path}.{index}"
+            layers[index] = _Elsewhere(name, layers[index], anatomy.layer_returns_tuple)
     for copy, _ in anatomy.tied:
         owner, _, leaf = copy.rpartition(".")
         module = model.get_submodule(owner)
         setattr(module, leaf, nn.Parameter(torch.empty_like(getattr(module, leaf))))
+    absent: list[str] = []
     for name, module in list(model.named_modules()):
         own = [f"{name}.{leaf}" for leaf, _ in module.named_parameters(recurse=False)]
-        if own and not first <= anatomy.layer_of(own[0]) < stop:
+        inside = any(name.startswith(other + ".") for other in absent)
+        if own and not inside and not first <= anatomy.layer_of(own[0]) < stop:
             parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, _Absent(module))
+            setattr(model.get_submodule(parent), leaf, _Absent(name, module))
+            absent.append(name)
 
 
 def draw_seed(seed: int, step: int, microbatch: int, layer: int) -> int:
@@ -173,5 +200,6 @@ def draw_seed(seed: int, step: int, microbatch: int, layer: int) -> int:
 
 
 def _draws_at_random(model: PreTrainedModel) -> bool:
-    rates = [v for k, v in model.config.get_text_config(decoder=True).to_dict().items() if "drop" in k]
+    settings = model.config.get_text_config(decoder=True).to_dict().items()
+    rates = [value for key, value in settings if any(word in key for word in RANDOM_SETTINGS)]
     return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)
