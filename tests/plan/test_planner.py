@@ -1,5 +1,7 @@
 """The planner against closed forms, an exhaustive search, and the field's reports."""
 
+import json
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -9,7 +11,7 @@ from headrace.cluster import Cluster, Device, Link
 from headrace.costs import LinkCosts, analytic_costs, stage_costs
 from headrace.errors import RequestError
 from headrace.plan import Plan, Wanted, make_plan, microbatch_choices, microbatch_rows, stage_rows
-from headrace.schedule import make_schedule
+from headrace.schedule import make_schedule, write_schedule
 from headrace.simulate import simulate
 
 
@@ -282,3 +284,25 @@ def test_a_rank_may_hold_several_stages(schedule, microbatches, placement):
     assert len(got.parameter_bytes) == len(got.activation_bytes) == 2
     assert [row.rank for row in stage_rows(plan, make_chain(7))] == list(placement)
     assert simulation.idle_share == pytest.approx(got.idle_share)
+
+
+@pytest.mark.parametrize("pp", [2, 3, 4])
+def test_the_search_gives_a_plan_that_is_no_slower_than_any_family(pp):
+    link = LinkCosts(0.02, 1e12)
+    chosen, _ = plan_for(make_chain(8), [device()] * pp, Wanted(pp=pp, schedule="auto", microbatches=5), link=link)
+    assert chosen.schedule == "auto"
+    assert chosen.made_schedule().placement == chosen.layout.placement
+    for family in ("gpipe", "1f1b", "zb-h1", "zb-2p", "zb-v", "interleaved-1f1b"):
+        rival, _ = plan_for(make_chain(8), [device()] * pp, Wanted(pp=pp, schedule=family, microbatches=5), link=link)
+        assert chosen.prediction.step_s <= rival.prediction.step_s * (1 + 1e-9)
+
+
+def test_an_order_from_a_file_is_what_the_plan_holds(tmp_path):
+    written = make_schedule("zb-h1", 2, 4)
+    write_schedule(written, tmp_path / "mine.csv")
+    wanted = Wanted(pp=2, schedule=str(tmp_path / "mine.csv"), microbatches=4)
+    plan, _ = plan_for(make_chain(4), [device()] * 2, wanted)
+    assert plan.made_schedule().orders == written.orders
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    with pytest.raises(RequestError, match="is for microbatches=4, not 8; set microbatches=4"):
+        plan_for(make_chain(4), [device()] * 2, replace(wanted, microbatches=8))

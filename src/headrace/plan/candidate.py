@@ -1,19 +1,21 @@
 """A candidate: one full set of choices, cut, simulated and priced."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from headrace.chain.chain import Chain
 from headrace.cluster.cluster import Cluster, Device
 from headrace.costs.costs import Costs, LinkCosts, StageCosts, recomputed, stage_costs
 from headrace.plan.memory import state_bytes
-from headrace.plan.orders import open_schedule, priced_schedule
+from headrace.plan.orders import open_schedule, priced_schedule, runnable_families
 from headrace.plan.partition import bounds_from_cuts, partition
 from headrace.plan.plan import Layout, Plan, Prediction
 from headrace.schedule.checker import Checked, check
 from headrace.schedule.files import schedule_to_json
 from headrace.schedule.prices import price
+from headrace.schedule.schedule import Schedule
+from headrace.simulate.auto import auto
 from headrace.simulate.simulator import Simulation, simulate
 
 
@@ -83,11 +85,42 @@ def make_candidate(
     Raises:
         RequestError: The schedule does not exist or cannot have these numbers, or the cuts do not add up.
     """
-    microbatch_size = -(-job.batch_rows // microbatches)
-    prices = _Prices.of(job.costs_of(microbatch_size), recompute)
-    devices = job.cluster.devices[:num_ranks]
-    checked = check(open_schedule(schedule, num_ranks, microbatches, chunks))
-    placement = checked.schedule.placement
+    prices = _Prices.of(job.costs_of(-(-job.batch_rows // microbatches)), recompute)
+    if schedule != "auto":
+        made = open_schedule(schedule, num_ranks, microbatches, chunks)
+        return _named(_cut_and_price(job, prices, made, recompute, cuts), schedule)
+    start = _cut_and_price(job, prices, open_schedule("1f1b", num_ranks, microbatches, 1), recompute, cuts)
+    options = _search(job, prices, start, cuts)
+    tried = [start, *(_cut_and_price(job, prices, made, recompute, cuts) for made in options)]
+    return _named(min(tried, key=lambda one: (not one.fits, one.prediction.step_s)), "auto")
+
+
+def _named(candidate: Candidate, schedule: str) -> Candidate:
+    """Under the name that was asked for: a search's or a file's, not that of the order which came of it."""
+    return replace(candidate, plan=replace(candidate.plan, schedule=schedule))
+
+
+def _search(job: Job, prices: "_Prices", start: Candidate, cuts: tuple[int, ...] | None) -> list[Schedule]:
+    """Orders worth a try: the search's own under the prices of ``start``, and every family that can be cut so."""
+    layout, got = start.plan.layout, start.prediction
+    speeds = [device.flops_per_s / start.devices[0].flops_per_s for device in start.devices]
+    rank_prices = price(stage_costs(prices.costs, layout.bounds, speeds), prices.costs.link)
+    free_bytes = [
+        device.memory_bytes - got.memory_bytes(rank) + got.activation_bytes[rank]
+        for rank, device in enumerate(start.devices)
+    ]
+    most = len(cuts) if cuts else job.chain.num_transformer_layers
+    made = runnable_families(layout.pp, start.plan.microbatches)
+    if all(free >= saved for free, saved in zip(free_bytes, rank_prices.saved, strict=True)):
+        made = [auto(start.plan.microbatches, rank_prices, free_bytes, max_copies=1).schedule, *made]
+    return [one for one in made if (one.num_stages == most if cuts else one.num_stages <= most)]
+
+
+def _cut_and_price(
+    job: Job, prices: "_Prices", schedule: Schedule, recompute: str, cuts: tuple[int, ...] | None
+) -> Candidate:
+    checked, microbatches = check(schedule), schedule.num_microbatches
+    devices, placement = job.cluster.devices[: schedule.num_ranks], schedule.placement
     speeds = [devices[rank].flops_per_s / devices[0].flops_per_s for rank in placement]
     cut = [bounds_from_cuts(job.chain, cuts)] if cuts else _cuts(job.chain, prices, checked, speeds, devices)
     priced = {bounds: stage_costs(prices.costs, bounds, speeds) for bounds in cut}
@@ -95,10 +128,17 @@ def make_candidate(
     bounds = min(simulated, key=lambda bounds: simulated[bounds].step_s)
     simulation = simulated[bounds]
     prediction = _predict(job, prices, bounds, speeds, priced[bounds], simulation)
-    layout = Layout(1, num_ranks, 1, chunks, bounds, placement)
-    orders = tuple(map(tuple, schedule_to_json(simulation.schedule)["orders"]))
-    source = prices.costs.source
-    plan = Plan(layout, schedule, microbatches, microbatch_size, recompute, prediction, (), source, orders)
+    layout = Layout(1, schedule.num_ranks, 1, schedule.num_stages // schedule.num_ranks, bounds, placement)
+    plan = Plan(
+        layout,
+        schedule.name,
+        microbatches,
+        -(-job.batch_rows // microbatches),
+        recompute,
+        prediction,
+        costs_source=prices.costs.source,
+        orders=tuple(map(tuple, schedule_to_json(simulation.schedule)["orders"])),
+    )
     return Candidate(plan, prediction, simulation, devices)
 
 

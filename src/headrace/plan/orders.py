@@ -1,6 +1,7 @@
 """The order of a plan's work: made by a family, searched, or written by hand in a file."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from headrace.errors import RequestError
@@ -23,10 +24,12 @@ def chunks_of(schedule: str) -> int:
     Raises:
         RequestError: There is no such family, or no such file.
     """
+    if schedule == "auto":
+        return 1
     if is_file(schedule):
         read = read_schedule(Path(schedule))
         return read.num_stages // read.num_ranks
-    return find_family(schedule, "a file that ends in .csv or .json").chunks
+    return find_family(schedule, "auto", "a file that ends in .csv or .json").chunks
 
 
 def open_schedule(schedule: str, num_ranks: int, num_microbatches: int, chunks: int) -> Schedule:
@@ -45,6 +48,15 @@ def open_schedule(schedule: str, num_ranks: int, num_microbatches: int, chunks: 
         raise RequestError(
             f"Schedule {schedule} keeps {what}; it can be simulated but not trained with: choose another."
         )
+    return made
+
+
+def runnable_families(num_ranks: int, num_microbatches: int) -> list[Schedule]:
+    """Every family that the engine runs and that takes these numbers, at equal prices."""
+    made = []
+    for name, family in FAMILIES.items():
+        with suppress(RequestError):
+            made.append(open_schedule(name, num_ranks, num_microbatches, family.chunks))
     return made
 
 

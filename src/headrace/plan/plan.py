@@ -106,7 +106,7 @@ class Plan:
         layout = self.layout
         if not self.orders:
             return make_schedule(self.schedule, layout.pp, self.microbatches, layout.chunks)
-        return schedule_from_json({"name": self.schedule, "orders": self.orders})
+        return schedule_from_json({"name": self.schedule, "orders": list(map(list, self.orders))})
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

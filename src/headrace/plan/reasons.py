@@ -94,6 +94,8 @@ def _cut(job: Job, chosen: Candidate) -> str:
 def _even_cut(job: Job, chosen: Candidate) -> str:
     plan = chosen.plan
     layout = plan.layout
+    if plan.schedule == "auto":
+        return ""  # Another cut would be searched for anew.
     cuts = microbatch_rows(job.chain.num_transformer_layers, layout.num_stages)
     even = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, plan.recompute, cuts, layout.chunks)
     if even.plan.layout.bounds == plan.layout.bounds:

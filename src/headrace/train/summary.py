@@ -11,6 +11,8 @@ from headrace.train.metrics import read_metrics
 WARM_UP_STEPS = 2
 """Left out of what is measured: the first steps also allocate."""
 
+LAST_STEPS = 20
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -20,7 +22,8 @@ class Summary:
         status: ``done``, ``stopped`` or ``failed``.
         error: The sentence of a failed run.
         steps: Steps done.
-        first_loss, last_loss: Of the first step and of the last (means of up to 10 steps would hide a jump).
+        first_loss: Of the first step.
+        last_loss: Mean of the last 20 steps, since single ones differ by what their rows hold.
         train_s: Seconds of all steps.
         predicted, measured: ``step_s``, ``idle_share`` and ``tokens_per_s``; measured are medians.
     """
@@ -45,7 +48,7 @@ class Summary:
             error=error,
             steps=len(rows),
             first_loss=rows[0]["loss"] if rows else None,
-            last_loss=rows[-1]["loss"] if rows else None,
+            last_loss=statistics.mean(row["loss"] for row in rows[-LAST_STEPS:]) if rows else None,
             train_s=sum(row["step_s"] for row in rows),
             predicted={name: getattr(prediction, name) for name in names} if prediction else {},
             measured=_medians(rows, names),

@@ -66,8 +66,8 @@ def _reasons(plan: Plan) -> str:
     return "\n".join(f"- {reason}" for reason in plan.reasons)
 
 
-def comparison(summary: dict[str, Any]) -> Table:
-    """Predicted beside measured."""
+def comparison(summary: dict[str, Any]) -> RenderableType:
+    """Predicted beside measured, and what became of the loss."""
     table = _table("Predicted and measured")
     for name in ("", "predicted", "measured"):
         table.add_column(name, justify="right" if name else "left")
@@ -79,7 +79,8 @@ def comparison(summary: dict[str, Any]) -> Table:
     for name, (title, text) in formats.items():
         pair = [summary[side].get(name) for side in ("predicted", "measured")]
         table.add_row(title, *("" if value is None else text(value) for value in pair))
-    return table
+    first, last = summary["first_loss"], summary["last_loss"]
+    return Group(table, Text(f"Loss {first:.2f} at the first step, {last:.2f} over the last ones"))
 
 
 def cost_table(costs: Costs, chain: Chain) -> Table:
