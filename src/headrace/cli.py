@@ -82,10 +82,9 @@ def check(
         raise RequestError("check takes either a MODEL, such as llama, or --all")
     if model is None:
         return _check_all(as_json)
-    from headrace.chain.build import config_of
-    from headrace.chain.check import check as prove
+    from headrace.chain.check import check_named
 
-    verdict = prove(config_of(model))
+    verdict = check_named(model)
     if as_json:
         _print_json(verdict.to_json())
     elif verdict.exact:

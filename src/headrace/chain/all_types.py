@@ -5,7 +5,6 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -15,8 +14,7 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from headrace.chain.build import config_of
-from headrace.chain.check import Verdict, check
+from headrace.chain.check import Verdict, check_named
 from headrace.cluster import num_cores
 from headrace.errors import RequestError
 
@@ -56,7 +54,7 @@ def check_all(
 def verdict_of(name: str) -> Verdict:
     """The verdict on a type with its default options; on one that transformers itself refuses, a refusal."""
     try:
-        return replace(check(config_of(name)), type=name)
+        return check_named(name)
     except RequestError as error:
         return Verdict(name, False, 0, reason=str(error))
 

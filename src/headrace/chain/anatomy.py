@@ -1,5 +1,6 @@
 """Where a transformers model may be cut: everything that knows the insides of its classes lives here and in `part`."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from headrace.chain.small import small_config
 from headrace.errors import RequestError
 
+_NUMBER = re.compile(r"\.\d+\.")
 MOST_PARAMETERS = 20_000_000
 """Of a small model; the check builds it whole, several times."""
 
@@ -68,7 +70,9 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     """
     path, layers = _layer_list(model)
     small = small_model(small_config(model.config))
-    embedding_modules, returns_tuple = _run_beginning(small, _layer_list(small)[1])
+    small_layers = _layer_list(small)[1]
+    _refuse_unlike(model, path, layers, small, small_layers)
+    embedding_modules, returns_tuple = _run_beginning(small, small_layers)
     owners = {id(p): n for n, p in model.named_parameters()}
     shared = [(n, owners[id(p)]) for n, p in model.named_parameters(remove_duplicate=False) if owners[id(p)] != n]
     anatomy = Anatomy(path, len(layers), embedding_modules, returns_tuple, (), (), tuple(owners.values()))
@@ -88,8 +92,32 @@ def small_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) ->
             f"more than {MOST_PARAMETERS:,}"
         )
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model
+
+
+def _refuse_unlike(
+    model: PreTrainedModel, path: str, layers: nn.ModuleList, small: PreTrainedModel, small_layers: nn.ModuleList
+) -> None:
+    """What is found with the small model is true of the large one only if both are made of the same."""
+    unlike = _weights_outside(model, path) ^ _weights_outside(small, path)
+    for layer in layers:
+        if not any(_weights_of(layer) == _weights_of(other) for other in small_layers):
+            unlike |= _weights_of(layer)
+    if unlike:
+        raise RequestError(
+            f"{model.config.model_type} with these settings cannot be checked: its small form is made of other "
+            f"weights, the first is {min(unlike)}"
+        )
+
+
+def _weights_outside(model: PreTrainedModel, layers_path: str) -> set[str]:
+    return {_NUMBER.sub(".N.", n) for n, _ in model.named_parameters() if not n.startswith(layers_path + ".")}
+
+
+def _weights_of(layer: nn.Module) -> set[str]:
+    return {_NUMBER.sub(".N.", name) for name, _ in layer.named_parameters()}
 
 
 def _sort_shared(anatomy: Anatomy, shared: list[tuple[str, str]], model_type: str) -> Anatomy:

@@ -4,6 +4,7 @@ import inspect
 import math
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from headrace.chain.anatomy import small_model
-from headrace.chain.build import ModelSource
+from headrace.chain.build import ModelSource, config_of
 from headrace.chain.microbatch import MicroBatch
 from headrace.chain.part import Part
 from headrace.chain.small import small_config
@@ -45,13 +46,20 @@ class Verdict:
         return asdict(self)
 
 
-def check(config: PretrainedConfig) -> Verdict:
+def check(config: PretrainedConfig, any_size: bool = False) -> Verdict:
     """Cuts a small model of this type at every place and compares it with the unsplit one.
 
     Never raises for a model that cannot be cut: the verdict then holds the reason.
+
+    Args:
+        config: Its settings; the small model has them all but the sizes.
+        any_size: Whether ``config`` stands for its type alone, so that it does not matter whether a model of just
+            these sizes can be built. The default sizes of some types cannot.
     """
     name = config.model_type
     try:
+        if not any_size:
+            ModelSource(config).anatomy  # noqa: B018 (refuses settings that the small form would lose)
         source = ModelSource(small_config(config))
         anatomy = source.anatomy
         whole = _random_whole(source)
@@ -61,9 +69,19 @@ def check(config: PretrainedConfig) -> Verdict:
         return Verdict(name, False, 0, reason=str(error))
     except Exception as error:  # Foreign model code may fail in any way; each is a reason to refuse.
         text = " ".join(str(error.__cause__ or error).split())[:200]
-        return Verdict(name, False, 0, reason=f"its small form failed: {type(error).__name__}: {text}")
+        return Verdict(name, False, 0, reason=f"transformers cannot build or run it: {type(error).__name__}: {text}")
     layers = anatomy.num_layers
     return Verdict(name, reason is None, layers + 1, layers, bool(anatomy.tied), reason)
+
+
+def check_named(model: str) -> Verdict:
+    """The verdict on what a person means by ``model``: a type, a ``config.json``, or a Hugging Face folder.
+
+    Raises:
+        RequestError: It is none of them, or transformers refuses its configuration.
+    """
+    verdict = check(config_of(model), any_size=not Path(model).exists())
+    return verdict if Path(model).exists() else replace(verdict, type=model)
 
 
 def require_exact(config: PretrainedConfig) -> None:

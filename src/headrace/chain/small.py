@@ -11,7 +11,7 @@ RANDOM_SETTINGS = ("drop", "jitter", "noise")
 _NUM_LAYERS = 4
 _SIZES: dict[str, Any] = {
     # Widths. A quarter and an eighth of a head are whole and even, as rotary tables want it.
-    **dict.fromkeys(["hidden_size", "word_embed_proj_dim", "embedding_size", "attention_hidden_size", "lru_width"], 64),
+    **dict.fromkeys(["hidden_size", "attention_hidden_size", "lru_width"], 64),
     **dict.fromkeys(
         ["intermediate_size", "ffn_dim", "ffn_hidden_size", "dff", "dim_ff", "dense_intermediate_size"], 96
     ),
@@ -42,7 +42,7 @@ _SIZES: dict[str, Any] = {
     "linear_num_key_heads": 2,
     "mamba_d_ssm": 128,
     # Patterns over layers, so that each kind is among the few.
-    **dict.fromkeys(["first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "attn_layer_offset"], 1),
+    **dict.fromkeys(["first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"], 1),
     **dict.fromkeys(
         ["num_kv_shared_layers", "layer_group_size", "n_layers_per_attn_res_block", "attn_layer_period"], 2
     ),
@@ -66,6 +66,9 @@ def small_config(config: PretrainedConfig) -> PretrainedConfig:
     layers_key = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
     _pick_layers(data, layers_key)
     _shrink_heads(data, type(config).attribute_map)
+    for key in ("word_embed_proj_dim", "embedding_size"):  # Where it is not the hidden size, a projection follows.
+        if data.get(key) is not None:
+            data[key] = 64 if data[key] == config.hidden_size else 32
     _shrink(data, type(config).attribute_map)
     if "attention_types" in data:  # GPT-Neo counts its layers here.
         data["attention_types"] = [[["global", "local"], data[layers_key] // 2]]
