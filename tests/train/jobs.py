@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import indent
@@ -116,6 +117,18 @@ def processes_left(hook: Path) -> list[int]:
     """Ranks of a hooked run that still run; one that has ended and that nobody has asked about is a zombie."""
     stats = [Path("/proc", file.read_text(), "stat") for file in hook.glob("pid*")]
     return [int(stat.parent.name) for stat in stats if stat.exists() and ") Z " not in stat.read_text()]
+
+
+def wait_for_end(hook: Path) -> None:
+    """Waits until no rank of a hooked run is left.
+
+    Raises:
+        TimeoutError: They live on.
+    """
+    deadline_s = time.monotonic() + PATIENCE_S
+    while processes_left(hook):
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"{processes_left(hook)} are still alive")
 
 
 def outcome(run_dir: Path) -> tuple[list[Any], bytes]:

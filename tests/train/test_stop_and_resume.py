@@ -4,10 +4,22 @@ import json
 import shlex
 import shutil
 import signal
+import time
 from pathlib import Path
 
 from headrace.checkpoint import export_checkpoint
-from tests.train.jobs import HEADRACE, STEPS, TORCHRUN, Whole, outcome, processes_left, run, train, write_hook
+from tests.train.jobs import (
+    HEADRACE,
+    STEPS,
+    TORCHRUN,
+    Whole,
+    outcome,
+    processes_left,
+    run,
+    train,
+    wait_for_end,
+    write_hook,
+)
 
 
 def _way_on(stderr: str) -> list[str]:
@@ -67,8 +79,10 @@ def test_sigterm_to_torchrun_finishes_the_step_and_saves(llama: Whole, tmp_path:
 
 def test_a_killed_rank_is_named_and_one_process_goes_on_from_the_last_checkpoint(llama: Whole, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    hook = write_hook(tmp_path / "hook", 1, 6, "os.kill(os.getpid(), signal.SIGKILL)")
+    hook = tmp_path / "hook"
+    write_hook(hook, 1, 6, f"Path({str(hook)!r}, 'killed').touch()\nos.kill(os.getpid(), signal.SIGKILL)")
     failed = train(llama.job, str(run_dir), hook=hook)
+    assert time.time() - (hook / "killed").stat().st_mtime < 20  # The promise; a second is usual.
     assert failed.returncode == 1
     assert "headrace: rank 1 (stage 1) was ended by SIGKILL" in failed.stderr
     assert "step-000004, is whole" in failed.stderr
@@ -98,14 +112,28 @@ LlamaMLP.forward = forward"""
     assert processes_left(hook) == []
 
 
+def test_a_rank_killed_while_it_saves_is_named_and_leaves_the_older_checkpoint(llama: Whole, tmp_path: Path) -> None:
+    kill = """
+from headrace.train import state
+def save(*_): os.kill(os.getpid(), signal.SIGKILL)
+state.save = save"""
+    hook = write_hook(tmp_path / "hook", 1, 3, kill)
+    failed = train(llama.job, str(tmp_path / "run"), hook=hook)
+    assert failed.returncode == 1
+    assert "headrace: rank 1 (stage 1) was ended by SIGKILL" in failed.stderr
+    assert "step-000002, is whole" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert processes_left(hook) == []
+
+
 def test_ranks_whose_launcher_is_killed_save_and_end(llama: Whole, tmp_path: Path) -> None:
     kill = "launcher = os.getppid()\nos.kill(launcher, signal.SIGKILL)\nwhile os.getppid() == launcher: pass"
     hook = write_hook(tmp_path / "hook", 0, 3, kill)
-    killed = train(llama.job, str(tmp_path / "run"), hook=hook)  # Returns when the last rank has closed its streams.
+    killed = train(llama.job, str(tmp_path / "run"), hook=hook)
     assert killed.returncode == -signal.SIGKILL
+    wait_for_end(hook)
     assert (tmp_path / "run/checkpoints/step-000003/meta.json").exists()
     assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "stopped"
-    assert processes_left(hook) == []
 
 
 def test_a_finished_run_goes_on_to_more_steps_and_exports_anew(llama: Whole, tmp_path: Path) -> None:

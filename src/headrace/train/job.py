@@ -83,7 +83,8 @@ def prepare_job(config: Config, run_dir: Path, num_ranks: int | None, progress: 
     config = _with_ranks(config, num_ranks)
     model_config, folder = _model_config(config)
     source = make_source(config, model_config, folder)
-    require_exact(model_config)  # Before the data is read.
+    torch.set_num_threads(1)  # For the check, whose model is so small that threads would only wait for each other.
+    require_exact(model_config)
     prepared = prepare(config, run_dir.parent / ".data", getattr(model_config, "vocab_size", None), progress)
     _, plan, simulation = _plan(config, source, progress)
     return Job(config, RunFiles(run_dir), source, prepared, plan), simulation

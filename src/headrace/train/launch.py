@@ -67,9 +67,15 @@ def _ask_to_stop(stop_file: Path) -> "signal._HANDLER":
 
 
 def _explain(error: ChildFailedError, plan: Plan) -> HeadraceError:
-    """The sentence for the rank that failed first of itself; ranks that only lost a peer are not the cause."""
-    failures = sorted(error.failures.items(), key=lambda item: (_kind(item[1]) == "PeerLostError", item[1].timestamp))
-    rank, failure = failures[0]
+    """The sentence for the rank that failed first of itself.
+
+    A rank that was killed comes before all others, for it wrote no time; one that only lost a peer is not the cause.
+    """
+
+    def place(failure: ProcessFailure) -> tuple[bool, bool, int]:
+        return failure.exitcode >= 0, _kind(failure) == "PeerLostError", failure.timestamp
+
+    rank, failure = min(error.failures.items(), key=lambda item: place(item[1]))
     text = re.sub(r"^(Request|Run|PeerLost)Error: ", "", _said(failure))
     if _kind(failure) == "RequestError":
         return RequestError(text)
