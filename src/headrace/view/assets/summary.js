@@ -15,6 +15,8 @@ const comparedPoints = (measured, predicted) => {
   return `${far} ${points > 0 ? "more" : "less"} than predicted`;
 };
 
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
 function titleOf({ model, plan: { layout, schedule } }) {
   const parts = [model, plural(layout.bounds.length - 1, "stage")];
   if (layout.chunks > 1) parts[1] += ` on ${plural(layout.pp, "rank")}`;
@@ -23,8 +25,14 @@ function titleOf({ model, plan: { layout, schedule } }) {
   return [...parts, schedule].join(" · ");
 }
 
+// Single steps differ by what their rows hold, so the end of a longer run is the mean of its last 20 points.
+function endOf(points) {
+  const tail = points.slice(points.length < 40 ? -1 : -20).map(([, value]) => value);
+  return points.at(-1)[1] === null ? null : mean(tail.filter((value) => value !== null));
+}
+
 function lossWords(points) {
-  const [first, last] = [points[0][1], points.at(-1)[1]];
+  const [first, last] = [points[0][1], endOf(points)];
   if (last === null) return `the loss is not finite at step ${points.at(-1)[0]}`;
   if (first === null || points.length === 1) return `the loss is ${significant(last)}`;
   return `the loss ${last <= first ? "fell" : "rose"} from ${significant(first)} to ${significant(last)}`;
@@ -61,8 +69,9 @@ function cardsOf({ plan: { prediction }, measured, curves: { loss } }) {
     else if (should != null) add(label, format(should), "predicted");
   };
   if (loss.length) {
-    const [step, value] = loss.at(-1);
-    add("Final loss", value === null ? "not finite" : significant(value), `at step ${step}`);
+    const value = endOf(loss);
+    const where = loss.length < 40 ? `at step ${loss.at(-1)[0]}` : "mean of the last 20 steps";
+    add("Final loss", value === null ? "not finite" : significant(value), where);
   }
   pair("Step time", seconds, measured.step_s, prediction?.step_s);
   pair("Idle share", percent, measured.idle_share, prediction?.idle_share);
