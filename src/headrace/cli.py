@@ -12,6 +12,7 @@ from rich.console import Console
 
 from headrace import __version__
 from headrace.errors import HeadraceError, RequestError
+from headrace.view.working import Working
 
 if TYPE_CHECKING:
     from headrace.train.job import Job
@@ -57,7 +58,7 @@ def train(
     folder = choose_run_dir(loaded, config, run_dir, resume)
     by_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     start = train_as_rank if by_torchrun else train_here
-    with _Working() as progress:
+    with Working(shown) as progress:
 
         def show_plan(job: "Job") -> None:
             progress.close()
@@ -96,7 +97,7 @@ def check(
 def _check_all(as_json: bool) -> None:
     from headrace.chain.all_types import check_all
 
-    with _Working() as progress:
+    with Working(shown) as progress:
         verdicts = check_all(progress=progress)
     num_exact = sum(verdict.exact for verdict in verdicts)
     if as_json:
@@ -117,7 +118,7 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
     loaded = load_config(config, overrides)
     from headrace.train.job import plan_job
 
-    with _Working() as progress:
+    with Working(shown) as progress:
         chain, made, _ = plan_job(loaded, progress)
     if as_json:
         _print_json(made.to_json())
@@ -181,7 +182,7 @@ def profile(
     from headrace.train.job import profile_job
     from headrace.view.terminal import cost_table
 
-    with _Working() as progress:
+    with Working(shown) as progress:
         chain, costs = profile_job(loaded, rows, progress)
     if as_json:
         from dataclasses import asdict
@@ -233,30 +234,6 @@ def export(
     from headrace.train.job import load_job
 
     typer.echo(export_run(run, out, load_job(run).prepared.tokenizer_folder))
-
-
-class _Working:
-    """Shows long work before the run: a bar that is gone when the work is."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn())
-        self._bar = Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal)
-        self._task = self._bar.add_task("", total=None)
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        self._bar.update(self._task, completed=done, total=total, description=what)
-
-    def close(self) -> None:
-        self._bar.stop()
-
-    def __enter__(self) -> "_Working":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _show_plan(job: "Job") -> None:
