@@ -75,6 +75,9 @@ def read_weights(model: PreTrainedModel, anatomy: Anatomy, folder: Path) -> None
     missing = sorted(info.missing_keys - {copy for copy, _ in anatomy.aliases})
     if missing:
         raise RequestError(f"{folder} lacks {len(missing)} tensors of this model, the first is {missing[0]}")
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if not tensor.is_meta:  # So far it lies in the file, which someone may write while we train.
+            tensor.data = tensor.data.clone()
 
 
 def _local_slices(
