@@ -1,5 +1,6 @@
 """Where a transformers model may be cut: everything that knows the insides of its classes lives here and in `part`."""
 
+import copy
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,10 +49,13 @@ class Anatomy:
 
 
 def meta_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The whole model on the meta device: structure and shapes, not one byte of weights."""
+    """The whole model on the meta device: structure and shapes, not one byte of weights.
+
+    It has a configuration of its own, since some code keeps state there.
+    """
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype)
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
@@ -103,8 +107,7 @@ def _refuse_unlike(
     """What is found with the small model is true of the large one only if both are made of the same."""
     unlike = _weights_outside(model, path) ^ _weights_outside(small, path)
     for layer in layers:
-        if not any(_weights_of(layer) == _weights_of(other) for other in small_layers):
-            unlike |= _weights_of(layer)
+        unlike |= min((_weights_of(layer) ^ _weights_of(other) for other in small_layers), key=len)
     if unlike:
         raise RequestError(
             f"{model.config.model_type} with these settings cannot be checked: its small form is made of other "
@@ -123,14 +126,14 @@ def _weights_of(layer: nn.Module) -> set[str]:
 def _sort_shared(anatomy: Anatomy, shared: list[tuple[str, str]], model_type: str) -> Anatomy:
     """Tells weights shared by embedding and head from those shared within one layer; refuses any other sharing."""
     tied, aliases = [], []
-    for copy, owner in shared:
-        ends = {anatomy.layer_of(copy), anatomy.layer_of(owner)}
+    for twin, owner in shared:
+        ends = {anatomy.layer_of(twin), anatomy.layer_of(owner)}
         if len(ends) == 1:
-            aliases.append((copy, owner))
+            aliases.append((twin, owner))
         elif ends == {0, anatomy.num_layers + 1}:
-            tied.append((copy, owner))
+            tied.append((twin, owner))
         else:
-            raise RequestError(f"{model_type} shares {owner} with {copy}; only embedding and head may share a weight")
+            raise RequestError(f"{model_type} shares {owner} with {twin}; only embedding and head may share a weight")
     return replace(anatomy, tied=tuple(tied), aliases=tuple(aliases))
 
 

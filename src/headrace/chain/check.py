@@ -209,7 +209,9 @@ def _cut_loss(parts: list[Part], batch: MicroBatch) -> Tensor:
     gradient = None
     for output, hidden in zip(reversed(outputs), reversed(received[:-1]), strict=True):
         output.backward(gradient)
-        gradient = None if hidden is None else hidden.grad
+        gradient = None
+        if hidden is not None:  # A part that lets nothing through hands back zero, as the engine does.
+            gradient = torch.zeros_like(hidden) if hidden.grad is None else hidden.grad
     return outputs[-1].detach()
 
 

@@ -44,7 +44,8 @@ _SIZES: dict[str, Any] = {
     # Patterns over layers, so that each kind is among the few.
     **dict.fromkeys(["first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"], 1),
     **dict.fromkeys(["num_kv_shared_layers", "layer_group_size", "n_layers_per_attn_res_block"], 2),
-    **{"attn_layer_period": 4, "attn_layer_offset": 2},
+    "attn_layer_period": 4,
+    "attn_layer_offset": 2,
     "max_window_layers": 2,
     "pad_token_id": 0,
     "bos_token_id": 1,
