@@ -21,7 +21,7 @@ def main(run: Path) -> None:
             page.open(run.resolve(), WIDTH, dark=name == "dark")
             out = DOCS / f"images/report-{name}.png"
             clip = page.js(
-                "(box => ({x: 0, y: box.top - 48, width: innerWidth, height: box.height + 72, scale: 2}))"
+                "(box => ({x: 0, y: box.top + scrollY - 16, width: innerWidth, height: box.height + 32, scale: 2}))"
                 "(document.querySelector('canvas').closest('section').getBoundingClientRect())"
             )
             shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
