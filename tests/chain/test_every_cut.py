@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from transformers import AutoConfig
 
-from headrace.chain.build import ModelSource, named_config
+from headrace.chain.build import ModelSource
 from headrace.chain.microbatch import MicroBatch
 from headrace.errors import RequestError
 from tests.chain import models
@@ -35,19 +34,6 @@ def test_bfloat16_has_the_same_bits_too(name: str) -> None:
     for parameter_name, parameter in whole.named_parameters():
         if parameter_name not in tied and parameter.grad is not None:
             assert torch.equal(got[parameter_name], parameter.grad), parameter_name
-
-
-def test_gemma3_by_its_short_name_is_its_text_part() -> None:
-    config = named_config("gemma3", text_config=models.SETTINGS["gemma3_text"])
-    assert config.model_type == "gemma3_text"
-    assert config.hidden_size == 32
-    assert config.layer_types == models.WINDOWED["layer_types"]
-
-
-def test_a_composite_config_is_refused_by_the_name_of_its_text_part() -> None:
-    config = AutoConfig.for_model("gemma3", text_config=models.SETTINGS["gemma3_text"])
-    with pytest.raises(RequestError, match=r"gemma3 has parts beside its text model.*choose gemma3_text"):
-        _ = ModelSource(config).anatomy
 
 
 def test_positions_are_refused_by_a_type_that_would_not_see_them() -> None:

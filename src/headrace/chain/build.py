@@ -44,7 +44,7 @@ class ModelSource:
         Raises:
             RequestError: The type is not supported, with the reason.
         """
-        _refuse_settings(self.config)
+        refuse_settings(self.config)
         return find_anatomy(meta_model(self.config, self.dtype))
 
     def chain(self) -> Chain:
@@ -67,8 +67,6 @@ class ModelSource:
 def named_config(model_type: str, **settings: Any) -> PretrainedConfig:
     """The configuration of ``model_type`` with ``settings`` on top of its defaults.
 
-    Of a type with several parts, such as gemma3, it is that of the text part, gemma3_text.
-
     Raises:
         RequestError: Unknown type (names the nearest) or a setting that the class refuses.
     """
@@ -77,7 +75,7 @@ def named_config(model_type: str, **settings: Any) -> PretrainedConfig:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise RequestError(f"transformers knows no model type {model_type!r}{hint}")
     try:
-        return _text_part(AutoConfig.for_model(model_type, **settings))
+        return AutoConfig.for_model(model_type, **settings)
     except StrictDataclassError as error:
         reason = str(error.__cause__ or error)
     except (ValueError, TypeError) as error:
@@ -102,20 +100,18 @@ def config_of(model: str) -> PretrainedConfig:
         raise RequestError(f"{file} is no configuration of a model: {type(error).__name__} {error}") from None
 
 
-def _text_part(config: PretrainedConfig) -> PretrainedConfig:
-    """Of a model that also sees or hears, the part that reads text, where it is a causal language model of its own."""
-    text: PretrainedConfig = config.get_text_config(decoder=True)
-    own = text is not config and text.model_type.startswith(config.model_type)
-    return text if own and text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else config
+def refuse_settings(config: PretrainedConfig) -> None:
+    """Refuses, before anything is built, what cannot be cut by its settings alone.
 
-
-def _refuse_settings(config: PretrainedConfig) -> None:
+    Raises:
+        RequestError: With the setting and what to choose instead.
+    """
     name = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise RequestError(f"{name} is an encoder-decoder; only causal language models can be cut")
     if (text := config.get_text_config(decoder=True)) is not config:
-        hint = f"; choose {text.model_type}" if text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else ""
-        raise RequestError(f"{name} has parts beside its text model, which a cut would lose{hint}")
+        take = f": take {text.model_type}" if text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else ""
+        raise RequestError(f"{name} is several models in one; only its language model can be cut{take}")
     if getattr(config, "output_router_logits", False):
         raise RequestError(
             f"{name} with output_router_logits=true adds a loss of every layer, "

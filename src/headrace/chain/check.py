@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from headrace.chain.anatomy import small_model
-from headrace.chain.build import ModelSource, config_of
+from headrace.chain.build import ModelSource, config_of, refuse_settings
 from headrace.chain.microbatch import MicroBatch
 from headrace.chain.part import Part
 from headrace.chain.small import small_config
@@ -58,6 +58,7 @@ def check(config: PretrainedConfig, any_size: bool = False) -> Verdict:
     """
     name = config.model_type
     try:
+        refuse_settings(config)
         if not any_size:
             ModelSource(config).anatomy  # noqa: B018 (refuses settings that the small form would lose)
         source = ModelSource(small_config(config))
