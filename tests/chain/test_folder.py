@@ -15,8 +15,7 @@ from tests.chain import models
 BOUNDS = ([0, 5], [0, 1, 2, 3, 4, 5], [0, 3, 5])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shard", ["5GB", "12KB"])
+@pytest.mark.parametrize(("shard", "dtype"), [("5GB", torch.float32), ("12KB", torch.bfloat16)])
 @pytest.mark.parametrize("name", models.VARIANTS)
 def test_each_part_reads_exactly_its_own_values(name: str, shard: str, dtype: torch.dtype, tmp_path: Path) -> None:
     whole = models.moved(models.variant(name), dtype)

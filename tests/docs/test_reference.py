@@ -8,6 +8,7 @@ import pytest
 
 from docs import make_models, make_reference, make_schedules
 from docs.made import DOCS
+from headrace.chain.check import check_named
 from headrace.schedule import FAMILIES
 from headrace.train.config import known_keys
 
@@ -57,12 +58,12 @@ def test_every_family_has_its_picture_with_the_figures_of_today(name: str) -> No
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
 def test_models_page_has_the_verdict_of_exact_types(name: str) -> None:
-    row = make_models.exact_row(make_models.verdict_of(name))
+    row = make_models.exact_row(check_named(name))
     assert f"| {' | '.join(row)} |" in (DOCS / "models.md").read_text(), "run: python -m docs.make_models"
 
 
 def test_models_page_has_the_reason_of_refused_types() -> None:
-    row = make_models.refused_row(make_models.verdict_of("bart"))
+    row = make_models.refused_row(check_named("bart"))
     assert f"| {' | '.join(row)} |" in (DOCS / "models.md").read_text(), "run: python -m docs.make_models"
 
 
