@@ -8,7 +8,7 @@ from pathlib import Path
 from docs.made import DOCS
 from tests.view.chromium import Page, start_chromium
 
-WIDTH, SCALE = 1000, 2
+WIDTH = 1000
 
 
 def main(run: Path) -> None:
@@ -19,9 +19,13 @@ def main(run: Path) -> None:
         page = Page(driver, Path(folder))
         for name in ("light", "dark"):
             page.open(run.resolve(), WIDTH, dark=name == "dark")
+            sharp = {"width": WIDTH, "height": 800, "deviceScaleFactor": 2, "mobile": False}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sharp)
+            driver.refresh()
+            driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
             out = DOCS / f"images/report-{name}.png"
             clip = page.js(
-                "(box => ({x: 0, y: box.top + scrollY - 16, width: innerWidth, height: box.height + 32, scale: 2}))"
+                "(box => ({x: 0, y: box.top + scrollY - 12, width: innerWidth, height: box.height + 24, scale: 1}))"
                 "(document.querySelector('canvas').closest('section').getBoundingClientRect())"
             )
             shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})

@@ -1,7 +1,8 @@
 """Makes the references of commands and of configuration: ``python -m docs.make_reference``."""
 
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import typer
 
@@ -9,6 +10,7 @@ from docs.made import DOCS, note, save, table
 from headrace.cli import app
 from headrace.train.config import Config, known_keys
 
+WORDS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
 QUICKSTART = DOCS.parent / "examples/quickstart.yaml"
 
 
@@ -39,7 +41,8 @@ def _verb(name: str, verb: Any) -> str:
     options = [each for each in verb.params if each.param_type_name == "option"]
     usage = " ".join(["headrace", name, *map(_asked, arguments), *(["[OPTIONS]"] if options else [])])
     rows = [(f"`{each.metavar}`", each.help, "") for each in arguments]
-    rows += [(f"`{_spelling(each)}`", each.help, _default(each.default)) for each in options]
+    hints = _hints(name)
+    rows += [(f"`{_spelling(each, hints[each.name])}`", each.help, _default(each.default)) for each in options]
     head = f"\n## {name}\n\n{verb.help}\n\n```\n{usage}\n```\n\n"
     return head + table(("", "what", "default"), rows) + f"\n```bash\n{example(verb)}\n```\n"
 
@@ -48,8 +51,15 @@ def _asked(argument: Any) -> str:
     return f"[{argument.metavar} ...]" if argument.nargs == -1 else str(argument.metavar)
 
 
-def _spelling(option: Any) -> str:
-    return " / ".join(option.opts) + ("" if option.is_flag else f" {option.bare_type.__name__.upper()}")
+def _hints(name: str) -> dict[str, Any]:
+    """Types of a verb's parameters, without their ``| None``."""
+    function = next(each.callback for each in app.registered_commands if (each.name or each.callback.__name__) == name)
+    hints = get_type_hints(function)
+    return {key: next((arg for arg in get_args(hint) if arg is not type(None)), hint) for key, hint in hints.items()}
+
+
+def _spelling(option: Any, hint: Any) -> str:
+    return " / ".join(option.opts) + ("" if option.is_flag else f" {WORDS[hint]}")
 
 
 def example(verb: Any) -> str:

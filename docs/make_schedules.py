@@ -28,7 +28,8 @@ rank's whole share of the model equally long and messages free.
 - **Activations**: the most that a rank holds, in micro-batches' worth of one rank's layers.
 - **Weights**: how often each rank holds its share of the model.
 - **Trains**: whether `parallel.schedule` takes it. Those with two copies or several versions of the weights can be
-  simulated, and are not trained with today. Where you name none, the planner chooses between `gpipe` and `1f1b`.
+  simulated, and are not trained with today. Where you name none, the planner chooses between `gpipe` and `1f1b`; with
+  `auto` it [searches](auto.md) for an order under the measured costs.
 
 """
 
