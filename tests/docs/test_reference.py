@@ -19,6 +19,8 @@ OPTIONS = {
     "train": "CONFIG SECTION.KEY=VALUE --run-dir --resume --json",
     "check": "MODEL --all --json",
     "plan": "CONFIG SECTION.KEY=VALUE --json",
+    "simulate": "SCHEDULE --stages --microbatches --f-ms --i-ms --w-ms --comm-ms --chunks --memory-limit --w-memory "
+    "--plot --json",
     "profile": "CONFIG SECTION.KEY=VALUE --rows --json",
     "cluster": "--json",
     "view": "RUN --out --json",
