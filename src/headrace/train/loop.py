@@ -31,7 +31,7 @@ def run_steps(engine: Engine, job: Job, stop: Callable[[], bool]) -> None:
                 live.show(metrics)
 
             stopped = _steps(engine, job, stop, tell)
-        Summary.of(job, "stopped" if stopped else "done").save(job.files)
+        Summary.of(job, "stopped" if stopped else "done", first_step=first).save(job.files)
     else:
         _steps(engine, job, stop, lambda metrics: None)
 

@@ -38,8 +38,8 @@ class Summary:
     measured: dict[str, float]
 
     @classmethod
-    def of(cls, job: Job, status: str, error: str | None = None) -> "Summary":
-        """From the run's metrics and plan."""
+    def of(cls, job: Job, status: str, error: str | None = None, first_step: int = 0) -> "Summary":
+        """From the run's metrics and plan, which steps from ``first_step`` on have followed."""
         rows = read_metrics(job.files.metrics)
         prediction = job.plan.prediction
         names = ("step_s", "idle_share", "tokens_per_s")
@@ -51,7 +51,7 @@ class Summary:
             last_loss=statistics.mean(row["loss"] for row in rows[-LAST_STEPS:]) if rows else None,
             train_s=sum(row["step_s"] for row in rows),
             predicted={name: getattr(prediction, name) for name in names} if prediction else {},
-            measured=_medians(rows, names),
+            measured=_medians(rows[first_step:], names),
         )
 
     def save(self, files: RunFiles) -> None:
