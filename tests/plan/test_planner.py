@@ -306,3 +306,16 @@ def test_an_order_from_a_file_is_what_the_plan_holds(tmp_path):
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     with pytest.raises(RequestError, match="is for microbatches=4, not 8; set microbatches=4"):
         plan_for(make_chain(4), [device()] * 2, replace(wanted, microbatches=8))
+
+
+def test_more_ranks_than_cores_take_turns():
+    chain, prices = make_chain(8), make_costs(make_chain(8))
+    wanted = Wanted(pp=4, microbatches=8)
+    step_s = {
+        cores: make_plan(chain, lambda _: prices, Cluster((device(),) * 4, Link(0.0, 1e12), cores), 8, 16, wanted)[
+            0
+        ].prediction.step_s
+        for cores in (None, 2, 4)
+    }
+    assert step_s[2] == pytest.approx(2 * step_s[4])
+    assert step_s[None] == step_s[4]

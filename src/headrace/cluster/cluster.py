@@ -35,7 +35,19 @@ class Link:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The devices that a job may use, in rank order, and the link between neighbours."""
+    """The devices that a job may use, in rank order, and the link between neighbours.
+
+    Attributes:
+        devices: One a rank.
+        link: Between neighbours.
+        cores: That all ranks share where they are processes on one CPU; more ranks than cores take turns. None: no two
+            ranks compute on the same core.
+    """
 
     devices: tuple[Device, ...]
     link: Link
+    cores: int | None = None
+
+    def ranks_per_core(self, num_ranks: int) -> float:
+        """How many times as long an op takes where ``num_ranks`` ranks take turns; 1 where they need not."""
+        return max(1.0, num_ranks / self.cores) if self.cores else 1.0

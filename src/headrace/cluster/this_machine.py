@@ -41,7 +41,7 @@ def this_machine(
     kind = kind or ("cuda" if num_cuda >= (num_devices or 1) else "cpu")
     if kind == "cpu":
         count = num_devices or 1
-        return Cluster((_cpu_part(count, dtype),) * count, CPU_LINK)
+        return Cluster((_cpu_part(count, dtype),) * count, CPU_LINK, num_cores())
     count = num_devices or max(num_cuda, 1)
     if count > num_cuda:
         raise RequestError(f"{count} CUDA devices were asked for but this machine has {num_cuda}; choose cpu or fewer.")

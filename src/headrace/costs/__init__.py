@@ -1,7 +1,7 @@
 """What layers and links cost."""
 
 from headrace.costs.analytic import analytic_costs
-from headrace.costs.costs import Costs, LayerCosts, LinkCosts, StageCosts, recomputed, stage_costs
+from headrace.costs.costs import Costs, LayerCosts, LinkCosts, StageCosts, recomputed, slowed, stage_costs
 
 __all__ = [
     "Costs",
@@ -10,5 +10,6 @@ __all__ = [
     "StageCosts",
     "analytic_costs",
     "recomputed",
+    "slowed",
     "stage_costs",
 ]

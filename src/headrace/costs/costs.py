@@ -108,6 +108,18 @@ def stage_costs(costs: Costs, bounds: Sequence[int], speeds: Sequence[float] | N
     )
 
 
+def slowed(costs: Costs, factor: float) -> Costs:
+    """Prices where each op takes ``factor`` times as long, as when so many ranks share a core; messages as before."""
+    layers = (replace(one, f_s=factor * one.f_s, i_s=factor * one.i_s, w_s=factor * one.w_s) for one in costs.layers)
+    return replace(
+        costs,
+        layers=tuple(layers),
+        stage_f_s=factor * costs.stage_f_s,
+        stage_i_s=factor * costs.stage_i_s,
+        optimizer_s_per_byte=factor * costs.optimizer_s_per_byte,
+    )
+
+
 def recomputed(costs: Costs) -> Costs:
     """Prices when each transformer layer keeps its input alone and runs its forward again before its backward.
 

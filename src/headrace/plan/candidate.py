@@ -6,7 +6,7 @@ from typing import Literal
 
 from headrace.chain.chain import Chain
 from headrace.cluster.cluster import Cluster, Device
-from headrace.costs.costs import Costs, LinkCosts, StageCosts, recomputed, stage_costs
+from headrace.costs.costs import Costs, LinkCosts, StageCosts, recomputed, slowed, stage_costs
 from headrace.plan.memory import state_bytes
 from headrace.plan.orders import open_schedule, priced_schedule, runnable_families
 from headrace.plan.partition import bounds_from_cuts, partition
@@ -85,7 +85,8 @@ def make_candidate(
     Raises:
         RequestError: The schedule does not exist or cannot have these numbers, or the cuts do not add up.
     """
-    prices = _Prices.of(job.costs_of(-(-job.batch_rows // microbatches)), recompute)
+    costs = job.costs_of(-(-job.batch_rows // microbatches))
+    prices = _Prices.of(slowed(costs, job.cluster.ranks_per_core(num_ranks)), recompute)
     if schedule != "auto":
         made = open_schedule(schedule, num_ranks, microbatches, chunks)
         return _named(_cut_and_price(job, prices, made, recompute, cuts), schedule)
