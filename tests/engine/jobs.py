@@ -65,7 +65,7 @@ def train(config: PretrainedConfig, the_plan: Plan, steps: list[Batch], settings
         gradients.update({n: p.grad.clone() for n, p in engine.parameters.local.items() if p.grad is not None})
         return real_norms()
 
-    engine.parameters.norms = norms  # type: ignore[method-assign]
+    engine.parameters.norms = norms
     for batch in steps:
         results.append(engine.step(batch))
     rename = engine.parameters.global_name

@@ -152,7 +152,7 @@ def peak_in_flight(config: PretrainedConfig, the_plan: Plan, batch: Batch) -> in
         peak = max(peak, len(stage._saved))
         return output
 
-    stage.forward = watched  # type: ignore[method-assign]
+    stage.forward = watched
     for _ in range(5):
         engine.step(batch)
     assert not stage._saved
@@ -178,7 +178,7 @@ def hook_calls(config: PretrainedConfig, the_plan: Plan, batch: Batch) -> int:
             hidden.requires_grad_().register_hook(hook)
         return forward(microbatch, hidden, of)
 
-    stage.forward = watched  # type: ignore[method-assign]
+    stage.forward = watched
     for _ in range(5):
         engine.step(batch)
     return calls
@@ -226,7 +226,7 @@ def failing(config: PretrainedConfig, the_plan: Plan, batch: Batch) -> str:
                 raise ValueError("out of luck")
             return real(microbatch, gradient)
 
-        stage.input_backward = bad  # type: ignore[method-assign]
+        stage.input_backward = bad
     try:
         engine.step(batch)
     except RunError as error:
@@ -253,6 +253,6 @@ def outputs_alive(config: PretrainedConfig, the_plan: Plan, batch: Batch) -> int
         alive.append(sum(ref() is not None for ref in outputs))
         return real_backward(*args)
 
-    stage.part.forward, stage.input_backward = forward, input_backward  # type: ignore[method-assign]
+    stage.part.forward, stage.input_backward = forward, input_backward
     engine.step(batch)
     return alive[0]
