@@ -34,7 +34,7 @@ class ModelConfig(Section):
     config: dict[str, Any] | None = None
     """A new model: a mapping with `model_type` and the fields of its transformers config, or a JSON file of it."""
     path: str | None = None
-    """An existing model: a Hugging Face folder, or a name on the hub."""
+    """An existing model: a Hugging Face folder, as `save_pretrained` or a download leaves it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the parameters and of what crosses a cut."""
 
