@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from headrace.chain.build import ModelSource
 from headrace.chain.part import draw_seed
+from headrace.engine import AdamWSettings, Engine
 from headrace.engine.batch import Batch
-from headrace.engine.engine import AdamWSettings, Engine
 from headrace.plan import Layout, Plan
 
 SETTINGS = AdamWSettings(learning_rate=1e-3, clip_norm=0.1)

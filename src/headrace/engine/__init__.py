@@ -1,6 +1,7 @@
 """The interpreter of schedules: runs a plan on a chain in every process of a job."""
 
 from headrace.engine.batch import Batch
-from headrace.engine.engine import AdamWSettings, Engine, StepResult
+from headrace.engine.engine import Engine, StepResult
+from headrace.engine.update import AdamWSettings
 
 __all__ = ["AdamWSettings", "Batch", "Engine", "StepResult"]

@@ -1,6 +1,5 @@
 """The engine: runs a plan on a chain, the same in every process of the job."""
 
-import gc
 import time
 from dataclasses import dataclass, field
 
@@ -13,26 +12,17 @@ from headrace.chain.microbatch import MicroBatch
 from headrace.engine.agree import Agreement, Word
 from headrace.engine.batch import Batch
 from headrace.engine.channels import Channels
+from headrace.engine.interpreter import Interpreter
 from headrace.engine.memory import peak_memory_bytes
 from headrace.engine.parameters import Parameters
 from headrace.engine.program import Program
 from headrace.engine.stage import Stage
-from headrace.errors import HeadraceError, PeerLostError, RunError
+from headrace.engine.update import AdamWSettings, Update
+from headrace.errors import PeerLostError
 from headrace.plan import Plan
-from headrace.schedule import Op, check
+from headrace.schedule import check
 from headrace.schedule.padded import keep_first
 from headrace.simulate import Span, Timeline
-
-
-@dataclass(frozen=True)
-class AdamWSettings:
-    """Of ``torch.optim.AdamW``, and the norm that gradients are clipped to (None: not at all)."""
-
-    learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    clip_norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,16 +95,10 @@ class Engine:
         )
         self._channels = Channels(layout.placement, ranks, self.rank, self.source.dtype, self.device)
         self._agreement = Agreement(self.parameters.owned, anatomy.parameter_names)
-        settings = self.optimizer_settings
-        self.optimizer = torch.optim.AdamW(
-            [p for p in self.parameters.local.values() if p.requires_grad],
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-        )
+        self._interpreter = Interpreter(self._stages, self._channels, self.rank)
+        self._update = Update(self.parameters, self.optimizer_settings)
+        self.optimizer = self._update.optimizer
         self.steps_done = 0
-        self._spans: list[tuple[Op, float, float]] = []
         self._sync()
 
     def step(self, batch: Batch, learning_rate: float | None = None, stop: bool = False) -> StepResult:
@@ -129,23 +113,20 @@ class Engine:
             RunError: An op failed here, or a peer is gone; names rank, stage, op and micro-batch.
         """
         start_s = time.perf_counter()
-        loss, grad_dtype = self._run_ops(batch), self.source.dtype
+        loss = self._run(batch)
         self.parameters.sum_tied_gradients()
-        busy_s = sum(end - begin for _, begin, end in self._spans)
+        busy_s = sum(end - begin for _, begin, end in self._interpreter.spans)
         mine = Word(loss, busy_s, float(peak_memory_bytes(self.device)), stop, self.parameters.norms())
         words = self._exchange(mine)
         pipe_s = time.perf_counter() - start_s
-        norm = self._agreement.total_norm(words, grad_dtype)
-        skipped = not bool(torch.isfinite(norm))
-        if not skipped:
-            self._update(norm, learning_rate)
-        self.optimizer.zero_grad(set_to_none=True)
+        norm = self._agreement.total_norm(words, self.source.dtype)
+        changed = self._update.step(norm, learning_rate)
         self._channels.close_step()
         self.steps_done += 1
         return StepResult(
             loss=sum(word.loss for word in words),
             grad_norm=float(norm),
-            skipped=skipped,
+            skipped=not changed,
             num_tokens=batch.input_ids.numel(),
             step_s=time.perf_counter() - start_s,
             idle_share=1.0 - sum(word.busy_s for word in words) / (len(words) * pipe_s),
@@ -167,7 +148,7 @@ class Engine:
 
     def timeline(self) -> Timeline:
         """The ops of the last step on all ranks; every rank must call it."""
-        mine = [Span(self.rank, op, a - self._sync_s, b - self._sync_s) for op, a, b in self._spans]
+        mine = [Span(self.rank, op, a - self._sync_s, b - self._sync_s) for op, a, b in self._interpreter.spans]
         everyone: list[list[Span]] = [[]] * dist.get_world_size()
         dist.all_gather_object(everyone, mine)
         spans = tuple(span for spans in everyone for span in spans)
@@ -196,64 +177,18 @@ class Engine:
         self._sync_s, self._next_sync_s = self._next_sync_s, time.perf_counter()
         return words
 
-    def _run_ops(self, batch: Batch) -> float:
-        """Runs the program; answers the sum of the losses that came out here, added in the order of micro-batches.
-
-        Python's collector waits outside: a pause on one rank would be a bubble on all.
-        """
+    def _run(self, batch: Batch) -> float:
+        """Runs the program; answers the sum of the losses that came out here, added in the order of micro-batches."""
         num_microbatches = min(self.plan.microbatches, batch.num_rows)
-        program = self._program_for(num_microbatches)
         batches = [_to(b, self.device) for b in batch.split(num_microbatches, self.seed, self.steps_done)]
         hidden_size = self.source.config.get_text_config(decoder=True).hidden_size
-        self._channels.open_step(program, batches, hidden_size)
-        self._spans.clear()
-        gc.disable()
-        try:
-            for op, needed, made in program.lines:
-                received = None if needed is None else self._channels.take(needed)
-                begin_s = time.perf_counter()
-                output = self._run(op, received, batches[op.microbatch])
-                self._spans.append((op, begin_s, time.perf_counter()))
-                if made is not None:
-                    assert output is not None
-                    self._channels.put(made, output)
-        except BaseException:
-            self.close()  # Neighbours that wait for this rank learn of it now, not when its process has ended.
-            raise
-        finally:
-            gc.enable()
+        self._interpreter.run(self._program_for(num_microbatches), batches, hidden_size, self.steps_done + 1)
         total = torch.zeros(())
         for stage in self._stages.values():
             for microbatch in sorted(stage.losses):
                 total = total + stage.losses[microbatch].cpu()
             stage.losses.clear()
         return float(total)
-
-    def _run(self, op: Op, received: Tensor | None, batch: MicroBatch) -> Tensor | None:
-        stage = self._stages[op.stage]
-        try:
-            if op.kind == "F":
-                return stage.forward(op.microbatch, received, batch)
-            if op.kind == "B":
-                return stage.backward(op.microbatch, received)
-            if op.kind == "I":
-                return stage.input_backward(op.microbatch, received)
-            stage.weight_backward(op.microbatch)
-            return None
-        except HeadraceError:
-            raise
-        except Exception as error:  # Whatever model code raises, the person must learn where.
-            raise RunError(
-                f"rank {self.rank}, step {self.steps_done + 1}: {op} failed: {type(error).__name__}: {error}"
-            ) from error
-
-    def _update(self, norm: Tensor, learning_rate: float | None) -> None:
-        if learning_rate is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-        if (limit := self.optimizer_settings.clip_norm) is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters.local.values(), limit, norm)
-        self.optimizer.step()
 
 
 def _to(batch: MicroBatch, device: torch.device) -> MicroBatch:

@@ -1,0 +1,83 @@
+"""Runs one rank's program: receives what each op needs, runs it on its stage, sends on what it made."""
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from headrace.chain.microbatch import MicroBatch
+from headrace.engine.channels import Channels
+from headrace.engine.program import Program
+from headrace.engine.stage import Stage
+from headrace.errors import HeadraceError, RunError
+from headrace.schedule import Op
+
+
+class Interpreter:
+    """The loop over a program's lines; nothing else decides what runs when.
+
+    Attributes:
+        spans: ``(op, start, end)`` of the last run, in seconds of `time.perf_counter`.
+    """
+
+    def __init__(self, stages: dict[int, Stage], channels: Channels, rank: int) -> None:
+        """Takes the local stages by number, and the channels to the others."""
+        self.spans: list[tuple[Op, float, float]] = []
+        self._stages, self._channels, self._rank = stages, channels, rank
+
+    def run(self, program: Program, batches: list[MicroBatch], hidden_size: int, step: int) -> None:
+        """Runs every op of ``program`` once.
+
+        Args:
+            program: What this rank does.
+            batches: The micro-batches of the step.
+            hidden_size: Numbers of one token's hidden state.
+            step: Counted from 1, for messages to people.
+
+        Raises:
+            RunError: An op failed here, or a peer is gone; names rank, stage, op and micro-batch.
+        """
+        channels, spans, clock = self._channels, self.spans, time.perf_counter
+        spans.clear()
+        try:
+            with _collector_paused():
+                channels.open_step(program, batches, hidden_size)
+                for op, needed, made in program.lines:
+                    received = None if needed is None else channels.take(needed)
+                    begin_s = clock()
+                    output = self._run(op, received, batches[op.microbatch], step)
+                    spans.append((op, begin_s, clock()))
+                    if made is not None:
+                        assert output is not None
+                        channels.put(made, output)
+        except BaseException:
+            channels.close()  # Neighbours that wait for this rank learn of it now, not when its process has ended.
+            raise
+
+    def _run(self, op: Op, received: Tensor | None, batch: MicroBatch, step: int) -> Tensor | None:
+        stage = self._stages[op.stage]
+        try:
+            if op.kind == "F":
+                return stage.forward(op.microbatch, received, batch)
+            if op.kind == "B":
+                return stage.backward(op.microbatch, received)
+            if op.kind == "I":
+                return stage.input_backward(op.microbatch, received)
+            stage.weight_backward(op.microbatch)
+            return None
+        except HeadraceError:
+            raise
+        except Exception as error:  # Whatever model code raises, the person must learn where.
+            raise RunError(f"rank {self._rank}, step {step}: {op} failed: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Python's collector waits outside: a pause on one rank would be a bubble on all."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,59 @@
+"""The optimizer's step, under the rules of the whole model: one norm, one decision to clip or to skip."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headrace.engine.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class AdamWSettings:
+    """Of ``torch.optim.AdamW``, and the norm that gradients are clipped to (None: not at all)."""
+
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float | None = None
+
+
+class Update:
+    """Steps the local parameters.
+
+    Attributes:
+        optimizer: torch's.
+    """
+
+    def __init__(self, parameters: Parameters, settings: AdamWSettings) -> None:
+        """Takes what the optimizer steps."""
+        self._parameters, self._clip_norm = parameters, settings.clip_norm
+        self.optimizer = torch.optim.AdamW(
+            [p for p in parameters.local.values() if p.requires_grad],
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        )
+
+    def step(self, norm: Tensor, learning_rate: float | None) -> bool:
+        """Clips and steps, then lets the gradients go.
+
+        Args:
+            norm: Global norm of the gradients; where it is not finite no weight changes.
+            learning_rate: For this step; None keeps the last.
+
+        Returns:
+            Whether the weights were changed.
+        """
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            if learning_rate is not None:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate
+            if self._clip_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(self._parameters.local.values(), self._clip_norm, norm)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return finite
