@@ -1,4 +1,4 @@
-"""The one exchange of a step: gradient norms, loss, timings and the wish to stop, in a single collective."""
+"""The one exchange of a step: gradient norms, loss, timings and the wish to stop."""
 
 import itertools
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Agreement:
 
     def __init__(self, owned: list[str], order: tuple[str, ...]) -> None:
         """Tells the others which parameters are here; every rank must call it."""
-        self._world = dist.get_world_size()
+        self._world, self._rank = dist.get_world_size(), dist.get_rank()
         everyone: list[list[str]] = [[]] * self._world
         dist.all_gather_object(everyone, owned)
         self._width = 4 + max(len(names) for names in everyone)
@@ -42,12 +42,20 @@ class Agreement:
         self._order = sorted(range(len(flat)), key=lambda i: place[flat[i]])
 
     def exchange(self, mine: Word) -> list[Word]:
-        """Everybody's words by rank. Doubles carry every float32 unchanged."""
+        """Everybody's words by rank. Doubles carry every float32 unchanged.
+
+        Each rank writes to each other one directly: a collective passes words around a ring, one wait after another.
+        """
         row = [mine.loss, mine.busy_s, mine.peak_memory_bytes, float(mine.stop), *mine.norms]
         sent = torch.zeros(self._width, dtype=torch.float64)
         sent[: len(row)] = torch.tensor(row, dtype=torch.float64)
-        rows = [torch.empty_like(sent) for _ in range(self._world)]
-        dist.all_gather(rows, sent)
+        rows = [sent if rank == self._rank else torch.empty_like(sent) for rank in range(self._world)]
+        others = [rank for rank in range(self._world) if rank != self._rank]
+        works = [dist.irecv(rows[rank], rank) for rank in others]
+        works += [dist.isend(sent, rank) for rank in others]
+        for work in works:
+            assert work is not None
+            work.wait()
         return [
             Word(r[0], r[1], r[2], bool(r[3]), r[4 : 4 + count])
             for r, count in zip((t.tolist() for t in rows), self._counts, strict=True)

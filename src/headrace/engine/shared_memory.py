@@ -1,15 +1,19 @@
 """Messages between two processes of one machine: tensors through shared memory, a few bytes through a local socket.
 
 On a CPU this costs the sender about a tenth of what a send over TCP does, and a receiver wakes sooner. Memory is passed
-as open file descriptors, so nothing has a name in a file system and nothing is left behind by a process that dies.
+as open file descriptors, so nothing has a name in a file system and nothing is left behind by a process that dies. The
+receiver works on the memory itself, without a copy: it is written again only when nobody holds the tensor any more.
 """
 
+import ctypes
 import mmap
 import os
 import socket
 import struct
+import weakref
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -53,8 +57,8 @@ class _Slot:
     memory: mmap.mmap
     num_bytes: int
 
-    def tensor(self, shape: Shape, dtype: torch.dtype) -> Tensor:
-        return torch.frombuffer(self.memory, dtype=dtype, count=torch.Size(shape).numel()).view(shape)
+    def write(self, tensor: Tensor) -> None:
+        torch.frombuffer(self.memory, dtype=tensor.dtype, count=tensor.numel()).view(tensor.shape).copy_(tensor)
 
 
 class SharedOutbox:
@@ -77,13 +81,13 @@ class SharedOutbox:
         index = next((i for i in self._free if self._slots[i].num_bytes >= needed), None)
         if index is not None:
             self._free.remove(index)
-            self._slots[index].tensor(tuple(tensor.shape), tensor.dtype).copy_(tensor)
+            self._slots[index].write(tensor)
             self._connection.sendall(_HEADER.pack(index, microbatch, 0))
             return
         descriptor = os.memfd_create("headrace")
         os.ftruncate(descriptor, needed)
         self._slots.append(_Slot(mmap.mmap(descriptor, needed), needed))
-        self._slots[-1].tensor(tuple(tensor.shape), tensor.dtype).copy_(tensor)
+        self._slots[-1].write(tensor)
         header = _HEADER.pack(len(self._slots) - 1, microbatch, needed)
         socket.send_fds(self._connection, [header], [descriptor])
         os.close(descriptor)
@@ -111,13 +115,16 @@ class SharedInbox:
         self._connection, self._dtype = connection, dtype
         self._expected: deque[tuple[int, Shape]] = deque()
         self._slots: dict[int, _Slot] = {}
+        self._leases: dict[int, weakref.ref[ctypes.Array[ctypes.c_char]]] = {}
 
     def expect(self, messages: Iterable[tuple[int, Shape]]) -> None:
         """Announces the messages of a step, as ``(micro-batch, shape)`` in the order in which they will come."""
         self._expected.extend(messages)
 
     def take(self, microbatch: int, timeout: timedelta) -> Tensor:
-        """Waits for the next message, which must be that of ``microbatch``, and copies it out.
+        """Waits for the next message, which must be that of ``microbatch``.
+
+        The tensor lies in the memory that the sender wrote; the sender gets it back when the tensor's storage dies.
 
         Raises:
             OSError: The sender is gone, or did not send in time.
@@ -132,10 +139,15 @@ class SharedInbox:
         if num_bytes:
             self._slots[index] = _Slot(mmap.mmap(descriptors[0], num_bytes), num_bytes)
             os.close(descriptors[0])
-        tensor = self._slots[index].tensor(shape, self._dtype).clone()
-        self._connection.sendall(_ACK.pack(index))
-        return tensor
+        slot = self._slots[index]
+        lease = (ctypes.c_char * slot.num_bytes).from_buffer(slot.memory)
+        self._leases[index] = weakref.ref(lease, lambda _: self._give_back(index))
+        return torch.frombuffer(lease, dtype=self._dtype, count=torch.Size(shape).numel()).view(shape)
 
     def close(self) -> None:
         """The sender learns that nobody will read more."""
         self._connection.close()
+
+    def _give_back(self, index: int) -> None:
+        with suppress(OSError):  # A sender that is gone needs no slot.
+            self._connection.sendall(_ACK.pack(index))
