@@ -54,9 +54,11 @@ def plan(bounds: tuple[int, ...], schedule: str, microbatches: int, chunks: int 
     return Plan(Layout(1, pp, 1, chunks, bounds, placement), schedule, microbatches, 1, **extra)
 
 
-def train(config: PretrainedConfig, the_plan: Plan, steps: list[Batch], settings: AdamWSettings = SETTINGS) -> Any:
+def train(
+    model: PretrainedConfig | ModelSource, the_plan: Plan, steps: list[Batch], settings: AdamWSettings = SETTINGS
+) -> Any:
     """Answers losses, norms, the gradients of the last step before clipping, and the weights."""
-    engine = Engine(ModelSource(config), the_plan, settings)
+    engine = Engine(model if isinstance(model, ModelSource) else ModelSource(model), the_plan, settings)
     results, gradients = [], {}
     start = {n: p.detach().clone() for n, p in engine.parameters.local.items()}
     real_norms = engine.parameters.norms
@@ -74,12 +76,19 @@ def train(config: PretrainedConfig, the_plan: Plan, steps: list[Batch], settings
         return {rename(n): t for n, t in tensors.items()}
 
     weights = {n: p.detach().clone() for n, p in engine.parameters.local.items()}
+    engine.close()
     return [r.loss for r in results], [r.grad_norm for r in results], named(gradients), named(weights), named(start)
 
 
-def plain(config: PretrainedConfig, start: dict[str, torch.Tensor], steps: list[Batch], microbatches: int) -> Any:
+def plain(
+    config: PretrainedConfig,
+    start: dict[str, torch.Tensor],
+    steps: list[Batch],
+    microbatches: int,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
     """The judge: transformers and torch alone, one process, the same micro-batches in turn."""
-    model = AutoModelForCausalLM.from_config(config).train()
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).train()
     model.load_state_dict(start, strict=not config.tie_word_embeddings)
     seed = _seed_each_layer(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay)
