@@ -169,7 +169,7 @@ class Part:
 
     def _seed(self, layer: int, key: tuple[int, int, int]) -> None:
         if self._random:
-            torch.manual_seed(draw_seed(*key, layer))
+            _reseed(draw_seed(*key, layer))
 
 
 def prune(model: PreTrainedModel, anatomy: Anatomy, first: int, stop: int) -> None:
@@ -197,6 +197,13 @@ def draw_seed(seed: int, step: int, microbatch: int, layer: int) -> int:
     """Seed of the draws of one layer for one micro-batch, whatever rank runs it and in whatever order."""
     digest = hashlib.blake2b(f"{seed}/{step}/{microbatch}/{layer}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big")
+
+
+def _reseed(seed: int) -> None:
+    """What ``torch.manual_seed`` does, which formats a stack trace each time where CUDA is not at work: 0.5 ms."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def _draws_at_random(model: PreTrainedModel) -> bool:

@@ -137,5 +137,5 @@ def _draw(module: nn.Module, name: str, owner: PreTrainedModel, seed: int) -> No
     for child_name, child in module.named_children():
         _draw(child, f"{name}.{child_name}" if name else child_name, owner, seed)
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest()
-    torch.manual_seed(int.from_bytes(digest, "big"))
+    torch.default_generator.manual_seed(int.from_bytes(digest, "big"))
     owner._init_weights(module)
