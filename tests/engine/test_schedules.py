@@ -1,6 +1,5 @@
 """Every schedule of one copy and one version of the weights gives the same bits as one plain process."""
 
-
 import pytest
 import torch
 
