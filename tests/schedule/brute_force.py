@@ -16,7 +16,8 @@ def has_each_op_once(schedule: Schedule) -> bool:
             if cell not in found or schedule.rank_of(*cell) != rank:
                 return False
             found[cell].append(op.kind)
-    return all(kinds in (["F", "B"], ["F", "I", "W"]) for kinds in found.values())
+    whole = (["F"],) if schedule.forward_only else (["F", "B"], ["F", "I", "W"])
+    return all(kinds in whole for kinds in found.values())
 
 
 def ends_with_blocking_channels(schedule: Schedule) -> bool:

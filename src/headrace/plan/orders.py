@@ -43,6 +43,8 @@ def open_schedule(schedule: str, num_ranks: int, num_microbatches: int, chunks: 
         _check_counts(made, schedule, num_ranks, num_microbatches)
     else:
         made = make_schedule(schedule, num_ranks, num_microbatches, chunks)
+    if made.forward_only:
+        raise RequestError(f"Schedule {schedule} has no backwards; it can be simulated but not trained with.")
     if made.copies or made.update_every:
         what = "two copies of the weights" if made.copies else "several versions of the weights in one step"
         raise RequestError(

@@ -10,6 +10,7 @@ from headrace.schedule.files import (
     schedule_to_json,
     write_schedule,
 )
+from headrace.schedule.forward_only import forward_only
 from headrace.schedule.memory import check_memory
 from headrace.schedule.messages import Transfer, input_of, output_of, receives, sends
 from headrace.schedule.op import KINDS, Kind, Op
@@ -31,6 +32,7 @@ __all__ = [
     "WeightVersions",
     "check",
     "check_memory",
+    "forward_only",
     "input_of",
     "make_schedule",
     "output_of",

@@ -18,7 +18,8 @@ class Checked:
     Attributes:
         schedule: The schedule.
         peak_in_flight: Per rank: the most micro-batches, counted once for each stage, whose activations it holds at
-            a time. ``F`` adds one; ``B``, or ``W`` after ``I``, frees it.
+            a time. ``F`` adds one; ``B``, or ``W`` after ``I``, frees it. Where the schedule is forward only, ``F``
+            frees it itself.
         stage_peak_in_flight: The same per stage (of two copies the greater).
         unordered_stages: Stages whose gradients are not added in ascending order of micro-batches.
         weight_versions: Of each stage; synchronous schedules have one.
@@ -42,8 +43,8 @@ def check(schedule: Schedule) -> Checked:
     """Proves that ``schedule`` can run. Linear in the number of ops.
 
     The rules: counts are sound and every rank holds a stage; each stage runs each micro-batch once, as ``F`` and
-    ``B`` or as ``F``, ``I`` and ``W``, on the rank that holds it; a backward comes after its forward and ``W`` after
-    its ``I``; both ends of a channel list the same order; with receives that block, it ends; no forward reads a weight
+    ``B`` or as ``F``, ``I`` and ``W`` (or as ``F``, where the schedule says that it is forward only), on the rank that
+    holds it; a backward comes after its forward and ``W`` after its ``I``; both ends of a channel list the same order; with receives that block, it ends; no forward reads a weight
     version that is not there yet.
 
     Raises:
@@ -59,6 +60,8 @@ def check(schedule: Schedule) -> Checked:
 
 
 def _peaks(schedule: Schedule) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if schedule.forward_only:
+        return (1,) * schedule.num_ranks, (1,) * schedule.num_stages
     table = schedule.table
     change = (table.kind == F).astype(np.int64) - (table.kind == B) - (table.kind == W)
     by_rank = np.zeros(schedule.num_ranks, dtype=np.int64)

@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _KINDS: dict[str, Kind] = {kind: kind for kind in KINDS}
 _OP = re.compile(r"(\d+)([FBIW])(\d+)")
 _PAIR = re.compile(r"\((.*)\)OVERLAP_F_B")
 _DERIVED = re.compile(r"\d+(SEND_F|RECV_F|SEND_B|RECV_B|UNSHARD|RESHARD|REDUCE_GRAD)\d*")
-_JSON_FIELDS = {"name", "orders", "update_every", "delayed_update"}
+_JSON_FIELDS = {"name", "orders", "update_every", "delayed_update", "forward_only"}
 
 
 def read_schedule(path: Path) -> Schedule:
@@ -71,12 +72,13 @@ def schedule_from_csv(text: str, name: str) -> Schedule:
 
 
 def schedule_to_json(schedule: Schedule) -> dict[str, Any]:
-    """As plain JSON values: ``{"name": …, "orders": [["0F0", …], …], "update_every": 0, "delayed_update": false}``."""
+    """As plain JSON values: ``{"name": …, "orders": [["0F0", …], …], "update_every": 0, "delayed_update": false, …}``."""
     return {
         "name": schedule.name,
         "orders": [_cells(order) for order in schedule.orders],
         "update_every": schedule.update_every,
         "delayed_update": schedule.delayed_update,
+        "forward_only": schedule.forward_only,
     }
 
 
@@ -91,11 +93,15 @@ def schedule_from_json(data: Any) -> Schedule:
     every, delayed = data.get("update_every", 0), data.get("delayed_update", False)
     if type(every) is not int or type(delayed) is not bool:
         raise RequestError(f"update_every must be a count and delayed_update true or false, got {every} and {delayed}")
+    forward_only = data.get("forward_only", False)
+    if type(forward_only) is not bool:
+        raise RequestError(f"forward_only must be true or false, got {forward_only}")
     for rank, order in enumerate(data["orders"]):
         if not isinstance(order, list):
             raise RequestError(f"orders[{rank}] is {order!r}; give a list of ops such as '0F0'")
     orders = [_ops(map(str, order), f"orders[{rank}]") for rank, order in enumerate(data["orders"])]
-    return _schedule(str(data.get("name", "mine")), orders, every, delayed)
+    made = _schedule(str(data.get("name", "mine")), orders, every, delayed)
+    return replace(made, forward_only=forward_only)
 
 
 def _load_json(text: str, path: Path) -> Any:

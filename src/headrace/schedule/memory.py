@@ -15,7 +15,7 @@ def held_activations(
     """What the op's rank holds while each op of ``schedule.table`` runs.
 
     ``F`` adds the stage's ``saved``; ``B`` frees it; ``I`` frees it but for ``kept``, which ``W`` frees. What an op
-    frees it holds until it has ended.
+    frees it holds until it has ended. Where the schedule is forward only, ``F`` frees what it has added.
 
     Args:
         schedule: Whose ops.
@@ -23,6 +23,8 @@ def held_activations(
         kept: Of these, until ``W``.
         working: What ``B`` and ``I`` hold on top while they run (activations computed again); None: nothing.
     """
+    if schedule.forward_only:
+        return np.asarray(saved, float)[schedule.table.stage]
     table, change = schedule.table, activation_changes(schedule, saved, kept)
     while_it_runs: npt.NDArray[np.float64] = np.cumsum(change) - np.minimum(change, 0)
     if working is not None:
@@ -33,6 +35,8 @@ def held_activations(
 
 def activation_changes(schedule: Schedule, saved: Sequence[float], kept: Sequence[float]) -> npt.NDArray[np.float64]:
     """What each op of ``schedule.table`` adds to the activations of its rank once it has ended."""
+    if schedule.forward_only:
+        return np.zeros(len(schedule.table))
     adds, keeps = np.asarray(saved, float), np.asarray(kept, float)
     changes: npt.NDArray[np.float64] = np.stack([adds, -adds, keeps - adds, -keeps])[
         schedule.table.kind, schedule.table.stage

@@ -15,8 +15,9 @@ def check_counts(schedule: Schedule) -> None:
         _refuse(
             s, f"it has {s.num_stages} stages, {s.num_microbatches} micro-batches and {s.num_ranks} ranks", "counts"
         )
-    if s.update_every < 0:
-        _refuse(s, f"update_every is {s.update_every}", "counts")
+    if s.update_every < 0 or (s.forward_only and s.update_every):
+        only = ", but it is forward only" if s.forward_only else ""
+        _refuse(s, f"update_every is {s.update_every}{only}", "counts")
     for placement in s.placements:
         if len(placement) != s.num_stages or not all(0 <= r < s.num_ranks for r in placement):
             _refuse(
@@ -32,7 +33,10 @@ def check_counts(schedule: Schedule) -> None:
 
 
 def check_ops(schedule: Schedule) -> None:
-    """Each stage and micro-batch has ``F`` and ``B``, or ``F``, ``I`` and ``W``, once, on the rank that holds it."""
+    """Each stage and micro-batch has ``F`` and ``B``, or ``F``, ``I`` and ``W``, once, on the rank that holds it.
+
+    In a schedule that is forward only it has ``F`` alone.
+    """
     table, shape = schedule.table, (schedule.num_stages, schedule.num_microbatches)
     inside = (table.stage >= 0) & (table.stage < shape[0])
     inside &= (table.microbatch >= 0) & (table.microbatch < shape[1]) & (table.kind >= 0)
@@ -45,6 +49,8 @@ def check_ops(schedule: Schedule) -> None:
     copy_of = np.array(schedule.copy_of or (0,) * shape[1])
     expected = np.array(schedule.placements)[copy_of[table.microbatch], table.stage]
     _refuse_first(schedule, expected != table.rank, "is not on the rank that holds its stage", "placement")
+    backward = schedule.forward_only & (table.kind != F)
+    _refuse_first(schedule, backward, "is a backward in a schedule that is forward only", "forward only")
     counts = _counts(schedule)
     twice = counts[table.kind, table.stage, table.microbatch] > 1
     _refuse_first(schedule, twice, "is there more than once", "every op once")
@@ -55,13 +61,17 @@ def check_ops(schedule: Schedule) -> None:
         "is a full backward beside an I or W of the same micro-batch",
         "every op once",
     )
-    for kind, needed in ((F, counts[F] < 1), (I, counts[B] + counts[I] < 1), (W, counts[B] + counts[W] < 1)):
-        _refuse_missing(schedule, "FBIW"[kind], needed)
+    _refuse_missing(schedule, "F", counts[F] < 1)
+    if not schedule.forward_only:
+        _refuse_missing(schedule, "I", counts[B] + counts[I] < 1)
+        _refuse_missing(schedule, "W", counts[B] + counts[W] < 1)
 
 
 def check_local_order(schedule: Schedule) -> None:
     """On its rank, a backward comes after its forward, and ``W`` after its ``I``."""
     table, shape = schedule.table, (schedule.num_stages, schedule.num_microbatches)
+    if schedule.forward_only:
+        return
     forward, backward = table.positions(F, *shape), np.maximum(table.positions(B, *shape), table.positions(I, *shape))
     weights = table.positions(W, *shape)
     _refuse_pair(schedule, backward, forward, backward < forward)

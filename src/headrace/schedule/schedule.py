@@ -22,6 +22,7 @@ class Schedule:
         update_every: Micro-batches between two updates of the weights; 0: one update, after the last of them.
         delayed_update: Group ``t`` of ``update_every`` micro-batches reads the weights that group ``t - 2`` has
             updated, so that two versions are enough (PipeDream-2BW).
+        forward_only: There are forwards and nothing else; each one's activations are let go when it ends.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Schedule:
     copy_of: tuple[int, ...] = ()
     update_every: int = 0
     delayed_update: bool = False
+    forward_only: bool = False
 
     @property
     def num_ranks(self) -> int:

@@ -11,6 +11,7 @@ def lower_bound_s(schedule: Schedule, prices: Prices, limits: tuple[float, ...] 
     - Rank: its first ``F`` waits for the stages before it; then all its work.
     - Rank, backwards: after its last ``I`` the stages before it still have theirs, and the first a ``W``. Only what
       is not ``W`` must come before that.
+    - Forward only: the same without the way back.
     - Memory (with ``limits``): each micro-batch holds a stage's activations at least for its way from there to the
       end and back, and a rank holds no more than its limit at a time.
 
@@ -23,12 +24,29 @@ def lower_bound_s(schedule: Schedule, prices: Prices, limits: tuple[float, ...] 
         Seconds from the first op to the end of the last.
     """
     bounds = [0.0]
+    if schedule.forward_only:
+        return _forward_bound_s(schedule, prices)
     for copy, placement in enumerate(schedule.placements):
         if not schedule.copy_of or copy in schedule.copy_of:
             bounds.append(_Way(placement, prices).whole_s)
     bounds += [_rank_bound_s(schedule, prices, rank) for rank in range(schedule.num_ranks)]
     if limits is not None:
         bounds += [_memory_bound_s(schedule, prices, rank, limit) for rank, limit in enumerate(limits)]
+    return max(bounds)
+
+
+def _forward_bound_s(schedule: Schedule, prices: Prices) -> float:
+    """Without backwards: what passes before a rank's first stage, the work of its stages, and what is left then."""
+    bounds = []
+    for copy, placement in enumerate(schedule.placements):
+        count = schedule.copy_of.count(copy) if schedule.copy_of else schedule.num_microbatches
+        before_s = _Way(placement, prices).before_s
+        after_s = [before_s[-1] - s - f_s + prices.f_s[-1] for s, f_s in zip(before_s, prices.f_s, strict=True)]
+        for rank in set(placement) if count else ():
+            held = [stage for stage, owner in enumerate(placement) if owner == rank]
+            work_s = count * sum(prices.f_s[stage] for stage in held)
+            through_s = before_s[-1] + prices.f_s[-1]
+            bounds.append(max(through_s, before_s[held[0]] + work_s + after_s[held[-1]]))
     return max(bounds)
 
 

@@ -11,7 +11,9 @@ from headrace.errors import RequestError
 from headrace.schedule.checker import Checked, check
 from headrace.schedule.families import FAMILIES, find_family, make_schedule
 from headrace.schedule.files import read_schedule
+from headrace.schedule.forward_only import forward_only
 from headrace.schedule.memory import held_activations, peaks
+from headrace.schedule.placement import looped
 from headrace.schedule.prices import Prices, spread
 from headrace.schedule.schedule import Schedule
 from headrace.simulate.auto import auto
@@ -78,7 +80,7 @@ def answer(schedule: str, question: Question) -> tuple[dict[str, Any], Simulatio
     """One schedule under the question's prices.
 
     Args:
-        schedule: A family, ``auto``, or a schedule file (``.csv``, ``.json``), whose own counts then hold.
+        schedule: A family, ``auto``, ``forward`` (no backwards), or a schedule file (``.csv``, ``.json``), whose own counts then hold.
         question: The prices.
 
     Returns:
@@ -127,7 +129,9 @@ def _schedule(name: str, question: Question) -> Schedule:
         return auto(question.microbatches, question.rank_prices, question.limits).schedule
     if Path(name).suffix in (".csv", ".json"):
         return read_schedule(Path(name))
-    find_family(name, "auto", "all", "a file that ends in .csv or .json")
+    if name == "forward":
+        return forward_only(looped(question.stages, question.chunks or 1), question.microbatches)
+    find_family(name, "auto", "forward", "all", "a file that ends in .csv or .json")
     made = make_schedule(name, question.stages, question.microbatches, question.chunks)
     if not FAMILIES[name].priced:
         return made
