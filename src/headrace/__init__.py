@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from headrace.chain.build import ModelSource
     from headrace.cluster import Cluster, Device, Link, this_machine
     from headrace.costs import Costs, LayerCosts, LinkCosts, StageCosts
-    from headrace.engine import AdamWSettings, Batch, Engine, StepResult
+    from headrace.engine import AdamWSettings, Batch, Engine, EvaluationResult, StepResult
     from headrace.errors import HeadraceError, PeerLostError, RequestError, RunError
     from headrace.plan import Layout, Plan, Prediction, Wanted, make_plan
     from headrace.schedule import FAMILIES, Checked, Op, Schedule, check, make_schedule
@@ -27,7 +27,7 @@ _HOMES = {
     "headrace.chain.build": ("ModelSource",),
     "headrace.cluster": ("Cluster", "Device", "Link", "this_machine"),
     "headrace.costs": ("Costs", "LayerCosts", "LinkCosts", "StageCosts"),
-    "headrace.engine": ("AdamWSettings", "Batch", "Engine", "StepResult"),
+    "headrace.engine": ("AdamWSettings", "Batch", "Engine", "EvaluationResult", "StepResult"),
     "headrace.errors": ("HeadraceError", "PeerLostError", "RequestError", "RunError"),
     "headrace.plan": ("Layout", "Plan", "Prediction", "Wanted", "make_plan"),
     "headrace.schedule": ("FAMILIES", "Checked", "Op", "Schedule", "check", "make_schedule"),
@@ -48,6 +48,7 @@ __all__ = [
     "Costs",
     "Device",
     "Engine",
+    "EvaluationResult",
     "HeadraceError",
     "Layer",
     "LayerCosts",

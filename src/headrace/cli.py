@@ -133,7 +133,7 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
 )
 def simulate(
     schedule: Annotated[
-        str, typer.Argument(metavar="SCHEDULE", help="A family's name, auto, all, or a schedule file (.csv, .json).")
+        str, typer.Argument(metavar="SCHEDULE", help="A family, auto, forward, all, or a schedule file (.csv, .json).")
     ],
     stages: Annotated[int, typer.Option(help="Ranks of the pipeline.")],
     microbatches: Annotated[int, typer.Option(help="Micro-batches of a step.")],

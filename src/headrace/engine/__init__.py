@@ -2,6 +2,7 @@
 
 from headrace.engine.batch import Batch
 from headrace.engine.engine import Engine, StepResult
+from headrace.engine.forward import EvaluationResult
 from headrace.engine.update import AdamWSettings
 
-__all__ = ["AdamWSettings", "Batch", "Engine", "StepResult"]
+__all__ = ["AdamWSettings", "Batch", "Engine", "EvaluationResult", "StepResult"]

@@ -12,6 +12,7 @@ from headrace.chain.microbatch import MicroBatch
 from headrace.engine.agree import Agreement, Word
 from headrace.engine.batch import Batch
 from headrace.engine.channels import Channels
+from headrace.engine.forward import EvaluationResult, ForwardRuns
 from headrace.engine.interpreter import Interpreter
 from headrace.engine.memory import peak_memory_bytes
 from headrace.engine.parameters import Parameters
@@ -96,9 +97,12 @@ class Engine:
         self._channels = Channels(layout.placement, ranks, self.rank, self.source.dtype, self.device)
         self._agreement = Agreement(self.parameters.owned, anatomy.parameter_names)
         self._interpreter = Interpreter(self._stages, self._channels, self.rank)
+        parts = {number: stage.part for number, stage in self._stages.items()}
+        self._forward_runs = ForwardRuns(parts, self._channels, layout.placement, ranks, self.rank)
         self._update = Update(self.parameters, self.optimizer_settings)
         self.optimizer = self._update.optimizer
         self.steps_done = 0
+        self._hidden_size: int = self.source.config.get_text_config(decoder=True).hidden_size
         self._sync()
 
     def step(self, batch: Batch, learning_rate: float | None = None, stop: bool = False) -> StepResult:
@@ -133,6 +137,22 @@ class Engine:
             peak_memory_bytes=tuple(int(word.peak_memory_bytes) for word in words),
             stop=any(word.stop for word in words),
         )
+
+    def evaluate(self, batch: Batch) -> EvaluationResult:
+        """The loss of a batch without dropout; changes nothing that training sees. Every rank must call it.
+
+        Args:
+            batch: The same on every rank; may have fewer rows than the plan has micro-batches.
+
+        Raises:
+            RunError: An op failed here, or a peer is gone; names rank, stage, op and micro-batch.
+        """
+        batches = self._split(batch)
+        losses = self._forward_runs.run(batches, self._hidden_size, self.steps_done)
+        total = torch.zeros(())
+        for loss in losses or ():
+            total = total + loss.cpu()
+        return EvaluationResult(float(self._forward_runs.tell_all(total)), batch.num_valid_tokens)
 
     def close(self) -> None:
         """Lets go of the channels; the process group is the caller's."""
@@ -179,16 +199,18 @@ class Engine:
 
     def _run(self, batch: Batch) -> float:
         """Runs the program; answers the sum of the losses that came out here, added in the order of micro-batches."""
-        num_microbatches = min(self.plan.microbatches, batch.num_rows)
-        batches = [_to(b, self.device) for b in batch.split(num_microbatches, self.seed, self.steps_done)]
-        hidden_size = self.source.config.get_text_config(decoder=True).hidden_size
-        self._interpreter.run(self._program_for(num_microbatches), batches, hidden_size, self.steps_done + 1)
+        batches = self._split(batch)
+        self._interpreter.run(self._program_for(len(batches)), batches, self._hidden_size, self.steps_done + 1)
         total = torch.zeros(())
         for stage in self._stages.values():
             for microbatch in sorted(stage.losses):
                 total = total + stage.losses[microbatch].cpu()
             stage.losses.clear()
         return float(total)
+
+    def _split(self, batch: Batch) -> list[MicroBatch]:
+        num_microbatches = min(self.plan.microbatches, batch.num_rows)
+        return [_to(b, self.device) for b in batch.split(num_microbatches, self.seed, self.steps_done)]
 
 
 def _to(batch: MicroBatch, device: torch.device) -> MicroBatch:

@@ -44,8 +44,8 @@ def check(schedule: Schedule) -> Checked:
 
     The rules: counts are sound and every rank holds a stage; each stage runs each micro-batch once, as ``F`` and
     ``B`` or as ``F``, ``I`` and ``W`` (or as ``F``, where the schedule says that it is forward only), on the rank that
-    holds it; a backward comes after its forward and ``W`` after its ``I``; both ends of a channel list the same order; with receives that block, it ends; no forward reads a weight
-    version that is not there yet.
+    holds it; a backward comes after its forward and ``W`` after its ``I``; both ends of a channel list the same order;
+    with receives that block, it ends; no forward reads a weight version that is not there yet.
 
     Raises:
         RequestError: Says which op, which rank and which rule.

@@ -72,7 +72,7 @@ def schedule_from_csv(text: str, name: str) -> Schedule:
 
 
 def schedule_to_json(schedule: Schedule) -> dict[str, Any]:
-    """As plain JSON values: ``{"name": …, "orders": [["0F0", …], …], "update_every": 0, "delayed_update": false, …}``."""
+    """As plain JSON values: ``{"name": …, "orders": [["0F0", …], …], "update_every": 0, …}``."""
     return {
         "name": schedule.name,
         "orders": [_cells(order) for order in schedule.orders],

@@ -16,7 +16,9 @@ def forward_only(placement: Sequence[int], num_microbatches: int) -> Schedule:
         placement: The rank of each stage.
         num_microbatches: Micro-batches of one run.
     """
-    stages_of = [[stage for stage, owner in enumerate(placement) if owner == rank] for rank in range(max(placement) + 1)]
+    stages_of = [
+        [stage for stage, owner in enumerate(placement) if owner == rank] for rank in range(max(placement) + 1)
+    ]
     orders = tuple(
         tuple(Op("F", stage, mb) for stage in stages for mb in range(num_microbatches)) for stages in stages_of
     )

@@ -80,7 +80,8 @@ def answer(schedule: str, question: Question) -> tuple[dict[str, Any], Simulatio
     """One schedule under the question's prices.
 
     Args:
-        schedule: A family, ``auto``, ``forward`` (no backwards), or a schedule file (``.csv``, ``.json``), whose own counts then hold.
+        schedule: A family, ``auto``, ``forward`` (no backwards), or a schedule file (``.csv``, ``.json``), whose own
+            counts then hold.
         question: The prices.
 
     Returns:
