@@ -86,6 +86,10 @@ def test_a_models_config_may_lie_in_a_json_file(job: Path, tmp_path: Path) -> No
         ("train.batch=0", "train.batch is 0; it must be greater than or equal to 1"),
         ("train.batch=true", "train.batch is true; it must be a valid integer"),
         ("train.batch='8'", 'train.batch is "8"; it must be a valid integer'),
+        (
+            "train.evaluate_every=5",
+            "train.evaluate_every is 5, but nothing is held out to evaluate; set data.validation",
+        ),
         ("train.steps.a=5", "override 'train.steps.a=5': train.steps is"),
         ("train=3", "train is 3; it must hold `key: value` pairs"),
         ("train.clip_norm=.nan", "train.clip_norm is NaN; it must be a finite number"),
@@ -156,10 +160,11 @@ def test_no_new_keys() -> None:
     """A key more is a decision, so it is made here too."""
     sections = {
         "model": "config path dtype",
-        "data": "text jsonl dataset tokens field tokenizer vocab_size sequence_length seed",
+        "data": "text jsonl dataset tokens field tokenizer vocab_size sequence_length seed "
+        "validation_sequences",
         "parallel": "dp pp tp chunks schedule microbatches cuts recompute",
         "train": "steps batch optimizer learning_rate min_learning_rate_ratio warmup_steps betas weight_decay clip_norm"
-        " seed",
+        " seed evaluate_every",
         "checkpoint": "every keep",
         "track": "tensorboard",
     }

@@ -108,6 +108,37 @@ def test_batches_are_windows_of_the_tokens_in_the_order_of_the_cursor(texts: Pat
     assert not np.array_equal(data.batch(0, 20), TokenData(prepared.folder, 8, seed=4).batch(0, 20))
 
 
+@pytest.mark.parametrize("held_out", [1, 7, 50])
+def test_held_out_windows_are_spread_over_the_data_and_no_epoch_visits_them(
+    texts: Path, tmp_path: Path, held_out: int
+) -> None:
+    np.arange(803, dtype=np.int64).tofile(tmp_path / "tokens.bin")  # Each window of 8 begins with its own number.
+    prepared = Prepared(tmp_path, tmp_path / "tokens.bin", "<i8", 0, 803, 799, 800, "")
+    prepared.save()
+    data, other = (TokenData(tmp_path, 8, seed, held_out) for seed in (3, 4))
+    kept = np.concatenate([data.held_out(first, 4) for first in range(0, held_out, 4)])[:, 0] // 8
+    gaps = np.diff(np.concatenate([[-1], kept, [100]]))
+    assert gaps.min() >= 100 // held_out // 2
+    assert gaps.max() <= -(-100 // held_out)
+    assert kept.tolist() == (other.held_out(0, held_out)[:, 0] // 8).tolist()
+    assert data.num_windows == 100 - held_out
+    for each in (data, other):
+        learnt = each.batch(0, each.num_windows)[:, 0] // 8
+        assert sorted([*learnt, *kept]) == list(range(100))
+
+
+def test_too_many_held_out_are_refused(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        RequestError, match=r"validation_sequences is 500, but the data has \d+ sequences of 8, and some"
+    ):
+        prepare(job(text=str(texts), validation_sequences=500), tmp_path / "cache")
+
+
+def test_holding_out_more_takes_the_same_prepared_data(texts: Path, tmp_path: Path) -> None:
+    folders = {prepare(job(text=str(texts), validation_sequences=n), tmp_path / "cache").folder for n in (0, 3)}
+    assert len(folders) == 1
+
+
 def test_empty_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(RequestError, match=r"a.txt is empty; give data with text in it"):

@@ -37,6 +37,28 @@ def test_title_and_verdict_come_first_with_predicted_against_measured(page: Page
     assert page.js("document.querySelector('h1').getBoundingClientRect().top < 100")
 
 
+def test_the_validation_loss_is_a_second_curve_and_a_card(page: Page, tmp_path: Path) -> None:
+    run = write_sample_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows[99::100]:
+        row["validation_loss"] = 9.5 - row["step"] / 100
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page.open(run)
+    cards = page.js("[...document.querySelectorAll('dl > div')].map((card) => card.textContent)")
+    assert cards[1] == "Validation loss6.50at step 300"
+    assert page.js("document.querySelectorAll('#loss .beside-dot').length") == 3
+    assert page.js("document.querySelectorAll('#throughput .beside-dot').length") == 0
+    assert page.text("#loss .readout").endswith(" · held out 6.50 at step 300")
+    boxes = page.js(
+        "['svg', '.path.beside'].map((name) => { const { top, bottom, left, right } = "
+        "document.querySelector('#loss ' + name).getBoundingClientRect(); return [top, bottom, left, right]; })"
+    )
+    (top, bottom, left, right), (high, low, first, last) = boxes
+    assert top < high < low < bottom
+    assert left < first < last < right
+    page.picture("validation")
+
+
 def test_hover_names_the_op_with_start_and_length_in_both_timelines(page: Page, run: Path) -> None:
     page.open(run)
     tip = page.hover(35, ROW_0)

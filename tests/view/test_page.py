@@ -76,7 +76,7 @@ def test_missing_files_leave_out_their_part(run: Path) -> None:
     for name in ("metrics.jsonl", "timeline.json", "predicted_timeline.json", "summary.json"):
         (run / name).unlink()
     data = page_data(run)
-    assert data["curves"] == {"loss": [], "tokens_per_s": []}
+    assert data["curves"] == {"loss": [], "validation_loss": [], "tokens_per_s": []}
     assert data["timelines"] == {"predicted": None, "measured": None}
     assert data["measured"] == dict.fromkeys(("step_s", "idle_share", "tokens_per_s", "peak_memory_bytes"))
     assert data["status"] is None

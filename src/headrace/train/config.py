@@ -67,6 +67,8 @@ class DataConfig(Section):
     """Tokens of one sequence."""
     seed: Seed = 0
     """Decides the order of the sequences."""
+    validation_sequences: Annotated[int, Field(ge=0)] = 0
+    """Sequences, spread evenly over the data, that are never learnt; the loss on them is the validation loss."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -118,6 +120,8 @@ class TrainConfig(Section):
     """Largest global norm of the gradient; null leaves it as it is."""
     seed: Seed = 0
     """Decides the first weights and every dropout mask."""
+    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between two measurements of the validation loss; 0 measures it at the end only."""
 
 
 class CheckpointConfig(Section):
@@ -158,6 +162,15 @@ class Config(Section):
     @classmethod
     def _expand(cls, data: Any) -> Any:
         return expand_shorthands(data) if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> Self:
+        if self.train.evaluate_every and not self.data.validation_sequences:
+            raise ValueError(
+                f"train.evaluate_every is {self.train.evaluate_every}, but nothing is held out to evaluate; "
+                "set data.validation_sequences, such as to 64"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_vocabulary(self) -> Self:

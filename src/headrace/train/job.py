@@ -48,14 +48,17 @@ class Job:
 
     def data(self) -> TokenData:
         """The sequences in their order."""
-        return TokenData(self.prepared.folder, self.config.data.sequence_length, self.config.data.seed)
+        data = self.config.data
+        return TokenData(self.prepared.folder, data.sequence_length, data.seed, data.validation_sequences)
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with, else it is another job's."""
         config = self.source.config.to_dict()
         for name in ("transformers_version", "architectures", "dtype", "_name_or_path"):
             config.pop(name, None)
+        held_out = self.config.data.validation_sequences
         return {
+            **({"validation_sequences": held_out} if held_out else {}),
             "model": config,
             "dtype": self.config.model.dtype,
             "data": self.prepared.sha256,

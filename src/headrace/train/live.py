@@ -39,10 +39,13 @@ class Live:
         )
         self._task = self._bar.add_task("", total=self._steps, completed=first_step, figures="")
         self._last_line_s = 0.0
+        self._validation = ""
 
     def show(self, metrics: StepMetrics) -> None:
         """Shows a step."""
-        figures = f"loss {metrics.loss:.3f}"
+        if metrics.validation_loss is not None:
+            self._validation = f" (held out {metrics.validation_loss:.3f})"
+        figures = f"loss {metrics.loss:.3f}{self._validation}"
         if self._is_wide:
             figures += f"  {metrics.tokens_per_s:,.0f} tokens/s  idle {100 * metrics.idle_share:.0f}%"
         if metrics.skipped:

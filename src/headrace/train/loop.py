@@ -44,12 +44,26 @@ def _steps(engine: Engine, job: Job, stop: Callable[[], bool], tell: Callable[[S
     while engine.steps_done < train.steps and not stopped:
         rate = learning_rate(train, engine.steps_done)
         result = engine.step(_batch(data, engine.steps_done, train.batch), rate, stop())
-        tell(StepMetrics.of(engine.steps_done, result, rate))
+        tell(StepMetrics.of(engine.steps_done, result, rate, _validation_loss(engine, job, data)))
         stopped = result.stop
         ends = stopped or engine.steps_done == train.steps
         if ends or (every and engine.steps_done % every == 0):
             _save(engine, job)
     return stopped and engine.steps_done < train.steps
+
+
+def _validation_loss(engine: Engine, job: Job, data: TokenData) -> float | None:
+    """Mean over all tokens that are held out; None where it is not this step's turn."""
+    train, step = job.config.train, engine.steps_done
+    due = step == train.steps or (train.evaluate_every and step % train.evaluate_every == 0)
+    if not (due and data.num_held_out):
+        return None
+    total, num_tokens = 0.0, 0
+    for first in range(0, data.num_held_out, train.batch):
+        ids = torch.from_numpy(data.held_out(first, train.batch))
+        found = engine.evaluate(Batch(ids, ids))
+        total, num_tokens = total + found.loss * found.num_valid_tokens, num_tokens + found.num_valid_tokens
+    return total / num_tokens
 
 
 def _save(engine: Engine, job: Job) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One line of ``metrics.jsonl``; ``step`` counts from 1."""
+    """One line of ``metrics.jsonl``; ``step`` counts from 1; no ``validation_loss`` where it was not measured."""
 
     step: int
     loss: float
@@ -28,9 +28,12 @@ class StepMetrics:
     idle_share: float
     peak_memory_bytes: tuple[int, ...]
     skipped: bool
+    validation_loss: float | None = None
 
     @classmethod
-    def of(cls, step: int, result: StepResult, learning_rate: float) -> "StepMetrics":
+    def of(
+        cls, step: int, result: StepResult, learning_rate: float, validation_loss: float | None = None
+    ) -> "StepMetrics":
         """From what the engine answered."""
         return cls(
             step,
@@ -43,6 +46,7 @@ class StepMetrics:
             result.idle_share,
             result.peak_memory_bytes,
             result.skipped,
+            validation_loss,
         )
 
 
@@ -67,10 +71,12 @@ class MetricsWriter:
 
     def write(self, metrics: StepMetrics) -> None:
         """Adds a step."""
-        self._file.write(json.dumps(metrics.__dict__) + "\n")
+        row = {name: value for name, value in metrics.__dict__.items() if value is not None}
+        self._file.write(json.dumps(row) + "\n")
         if self._events is not None:
-            for name in ("loss", "grad_norm", "learning_rate", "tokens_per_s", "idle_share"):
-                self._events.add_scalar(name, getattr(metrics, name), metrics.step)
+            for name in ("loss", "validation_loss", "grad_norm", "learning_rate", "tokens_per_s", "idle_share"):
+                if name in row:
+                    self._events.add_scalar(name, row[name], metrics.step)
 
     def __enter__(self) -> Self:
         return self

@@ -24,6 +24,7 @@ class Summary:
         steps: Steps done.
         first_loss: Of the first step.
         last_loss: Mean of the last 20 steps, since single ones differ by what their rows hold.
+        validation_loss: As last measured; None where nothing was held out.
         train_s: Seconds of all steps.
         predicted, measured: ``step_s``, ``idle_share`` and ``tokens_per_s``; measured are medians.
     """
@@ -33,6 +34,7 @@ class Summary:
     steps: int
     first_loss: float | None
     last_loss: float | None
+    validation_loss: float | None
     train_s: float
     predicted: dict[str, float]
     measured: dict[str, float]
@@ -49,6 +51,7 @@ class Summary:
             steps=len(rows),
             first_loss=rows[0]["loss"] if rows else None,
             last_loss=statistics.mean(row["loss"] for row in rows[-LAST_STEPS:]) if rows else None,
+            validation_loss=next((r["validation_loss"] for r in reversed(rows) if "validation_loss" in r), None),
             train_s=sum(row["step_s"] for row in rows),
             predicted={name: getattr(prediction, name) for name in names} if prediction else {},
             measured=_medians(rows[first_step:], names),

@@ -66,7 +66,7 @@ def page_data(run_dir: Path) -> dict[str, Any]:
         "plan": run.plan.to_json(),
         "stages": describe_stages(run.plan.layout),
         "measured": measured_figures(run),
-        "curves": {name: curve(run.metrics, name) for name in ("loss", "tokens_per_s")},
+        "curves": {name: curve(run.metrics, name) for name in ("loss", "validation_loss", "tokens_per_s")},
         "timelines": {"predicted": _from_zero(run.predicted), "measured": _from_zero(run.measured)},
         "config": run.config_text,
     }

@@ -80,7 +80,9 @@ def comparison(summary: dict[str, Any]) -> RenderableType:
         pair = [summary[side].get(name) for side in ("predicted", "measured")]
         table.add_row(title, *("" if value is None else text(value) for value in pair))
     first, last = summary["first_loss"], summary["last_loss"]
-    return Group(table, Text(f"Loss {first:.2f} at the first step, {last:.2f} over the last ones"))
+    held_out = summary["validation_loss"]
+    beside = "" if held_out is None else f", {held_out:.2f} on what was held out"
+    return Group(table, Text(f"Loss {first:.2f} at the first step, {last:.2f} over the last ones{beside}"))
 
 
 def cost_table(costs: Costs, chain: Chain) -> Table:

@@ -40,7 +40,7 @@ def prepare(config: Config, cache: Path, vocab_size: int | None = None, progress
         reason = error.strerror or str(error)
         raise RequestError(f"{cache} cannot be written: {reason}; make room there or choose another folder") from None
     prepared = Prepared.load(folder)
-    _check(prepared, config.data.sequence_length)
+    _check(prepared, config.data.sequence_length, config.data.validation_sequences)
     return prepared
 
 
@@ -67,7 +67,7 @@ def _digest(config: Config, source: Source | None, rows: int) -> str:
     if tokenizer and Path(tokenizer).is_dir():
         files += sorted(Path(tokenizer).iterdir())
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    settings = data.model_dump(exclude={"sequence_length", "seed"})
+    settings = data.model_dump(exclude={"sequence_length", "seed", "validation_sequences"})
     return hashlib.sha256(json.dumps([settings, tokenizer, rows, stats]).encode()).hexdigest()[:16]
 
 
@@ -85,7 +85,7 @@ def _make(config: Config, source: Source | None, rows: int, folder: Path, progre
             whole.rename(folder)
 
 
-def _check(prepared: Prepared, sequence_length: int) -> None:
+def _check(prepared: Prepared, sequence_length: int, num_held_out: int) -> None:
     if prepared.largest_token >= prepared.vocab_size:
         raise RequestError(
             f"the data holds token {prepared.largest_token}, but the model knows {prepared.vocab_size} tokens; "
@@ -95,4 +95,9 @@ def _check(prepared: Prepared, sequence_length: int) -> None:
         raise RequestError(
             f"the data has {prepared.num_tokens} tokens, fewer than one sequence of {sequence_length}; "
             f"give more data, or set data.sequence_length to {prepared.num_tokens} or less"
+        )
+    if num_held_out >= (total := prepared.num_tokens // sequence_length):
+        raise RequestError(
+            f"data.validation_sequences is {num_held_out}, but the data has {total} sequences of {sequence_length}, "
+            f"and some must be left to learn; set it to less than {total}"
         )

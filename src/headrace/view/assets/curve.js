@@ -2,8 +2,9 @@
 
 const MARGIN = { top: 10, right: 12, bottom: 22, left: 42 };
 
-// points: [step, value or null]; reference: a value that is drawn as a dashed line.
-function showCurve(host, points, { format, fromZero = false, reference = null }) {
+// points: [step, value or null]; reference: a value that is drawn as a dashed line; beside: points of a second curve,
+// which is of data that was held out.
+function showCurve(host, points, { format, fromZero = false, reference = null, beside = [] }) {
   if (points.every(([, value]) => value === null)) {
     host.append(note(points.length ? "No step has a finite value." : "No step is recorded yet (metrics.jsonl)."));
     return;
@@ -15,16 +16,19 @@ function showCurve(host, points, { format, fromZero = false, reference = null })
 
   const say = () => {
     const [step, value] = state.chosen ?? points.at(-1);
-    const beside = reference === null ? "" : ` · predicted ${format(reference)}`;
-    readout.textContent = `step ${step} · ${value === null ? "not finite" : format(value)}${beside}`;
+    const said = (one) => (one === null ? "not finite" : format(one));
+    const predicted = reference === null ? "" : ` · predicted ${format(reference)}`;
+    const latest = beside.findLast(([when]) => when <= step);
+    const heldOut = latest ? ` · held out ${said(latest[1])} at step ${latest[0]}` : "";
+    readout.textContent = `step ${step} · ${said(value)}${predicted}${heldOut}`;
     picture.setAttribute("aria-label", `${readout.textContent}. Arrow keys move along the curve.`);
   };
   const draw = () => {
     say();
-    state.scale = scaleOf(picture, points, { fromZero, reference });
+    state.scale = scaleOf(picture, points, { fromZero, reference, beside });
     const { chosen, scale } = state;
     const marks = cursor(scale, chosen ?? points.at(-1), chosen);
-    picture.replaceChildren(...axes(scale), ...lines(scale, points, reference), ...marks);
+    picture.replaceChildren(...axes(scale), ...lines(scale, points, reference), ...second(scale, beside), ...marks);
   };
   const choose = (point) => { state.chosen = point; draw(); };
   picture.addEventListener("pointermove", (event) => {
@@ -43,9 +47,9 @@ function showCurve(host, points, { format, fromZero = false, reference = null })
   new ResizeObserver(draw).observe(host);
 }
 
-function scaleOf(picture, points, { fromZero, reference }) {
+function scaleOf(picture, points, { fromZero, reference, beside }) {
   const { clientWidth: width, clientHeight: height } = picture;
-  const values = points.map(([, value]) => value).concat(reference).filter((value) => value !== null);
+  const values = [...points, ...beside].map(([, value]) => value).concat(reference).filter((value) => value !== null);
   let low = fromZero ? 0 : values.reduce((a, b) => Math.min(a, b));
   let high = values.reduce((a, b) => Math.max(a, b));
   const room = (high - low || Math.abs(high) || 1) * 0.06;
@@ -74,15 +78,28 @@ function axes({ width, height, low, high, first, last, x, y }) {
 const tickLabel = (value) => (Math.abs(value) >= 1000 ? `${+(value / 1000).toFixed(2)}k` : `${+value.toPrecision(6)}`);
 
 // A value that is not finite breaks the line.
-function lines({ width, x, y }, points, reference) {
+function pathOf({ x, y }, points) {
   let pen = "M";
-  const path = points.map(([step, value]) => {
+  return points.map(([step, value]) => {
     if (value === null) { pen = "M"; return ""; }
     const stroke = `${pen}${x(step).toFixed(1)} ${y(value).toFixed(1)}`;
     pen = "L";
     return stroke;
   }).join("");
-  const drawn = [svg("path", { class: "path", d: path })];
+}
+
+function second(scale, points) {
+  if (!points.length) return [];
+  const finite = points.filter(([, value]) => value !== null);
+  const dots = finite.map(([step, value]) => (
+    svg("circle", { class: "beside-dot", cx: scale.x(step), cy: scale.y(value), r: 2.5 })
+  ));
+  return [svg("path", { class: "path beside", d: pathOf(scale, points) }), ...dots];
+}
+
+function lines(scale, points, reference) {
+  const { width, y } = scale;
+  const drawn = [svg("path", { class: "path", d: pathOf(scale, points) })];
   if (reference !== null) {
     const level = { y1: y(reference), y2: y(reference) };
     drawn.push(svg("line", { class: "reference", x1: MARGIN.left, x2: width - MARGIN.right, ...level }));

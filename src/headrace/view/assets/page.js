@@ -4,7 +4,7 @@ const data = JSON.parse(byId("data").textContent);
 const { plan, measured, curves } = data;
 
 showSummary(data);
-showCurve(byId("loss"), curves.loss, { format: significant });
+showCurve(byId("loss"), curves.loss, { format: significant, beside: curves.validation_loss });
 showCurve(byId("throughput"), curves.tokens_per_s, {
   format: rate, fromZero: true, reference: plan.prediction?.tokens_per_s ?? null,
 });

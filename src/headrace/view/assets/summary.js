@@ -61,7 +61,7 @@ const partBytes = (prediction, part, rank) => prediction[`${part}_bytes`][rank];
 const totalBytes = (prediction, rank) => MEMORY_PARTS.reduce((sum, part) => sum + partBytes(prediction, part, rank), 0);
 const predictedBytes = (prediction) => prediction.parameter_bytes.map((_, rank) => totalBytes(prediction, rank));
 
-function cardsOf({ plan: { prediction }, measured, curves: { loss } }) {
+function cardsOf({ plan: { prediction }, measured, curves: { loss, validation_loss: heldOut } }) {
   const cards = [];
   const add = (label, value, aside) => cards.push({ label, value, aside });
   const pair = (label, format, is, should) => {
@@ -72,6 +72,10 @@ function cardsOf({ plan: { prediction }, measured, curves: { loss } }) {
     const value = endOf(loss);
     const where = loss.length < 40 ? `at step ${loss.at(-1)[0]}` : "mean of the last 20 steps";
     add("Final loss", value === null ? "not finite" : significant(value), where);
+  }
+  if (heldOut.length) {
+    const [step, value] = heldOut.at(-1);
+    add("Validation loss", value === null ? "not finite" : significant(value), `at step ${step}`);
   }
   pair("Step time", seconds, measured.step_s, prediction?.step_s);
   pair("Idle share", percent, measured.idle_share, prediction?.idle_share);
