@@ -29,6 +29,7 @@ class Anatomy:
         tied: Pairs ``(copy, owner)`` of global names that are one parameter, one in the embedding and one in the head.
         aliases: Such pairs within one layer of the chain, which no cut can part.
         parameter_names: Global names in the model's own order, tied copies left out.
+        body_path: Name of the module that the ``*ForCausalLM`` calls for the last hidden state, such as ``model``.
     """
 
     layers_path: str
@@ -38,6 +39,7 @@ class Anatomy:
     tied: tuple[tuple[str, str], ...]
     aliases: tuple[tuple[str, str], ...]
     parameter_names: tuple[str, ...]
+    body_path: str = ""
 
     def layer_of(self, parameter: str) -> int:
         """Index in the chain (0 embedding, then the layers, then the head) of the layer that ``parameter`` is in."""
@@ -77,9 +79,10 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     small_layers = _layer_list(small)[1]
     _refuse_unlike(model, path, layers, small, small_layers)
     embedding_modules, returns_tuple = _run_beginning(small, small_layers)
+    body_path = _find_body(small, _layer_list(small)[0])
     owners = {id(p): n for n, p in model.named_parameters()}
     shared = [(n, owners[id(p)]) for n, p in model.named_parameters(remove_duplicate=False) if owners[id(p)] != n]
-    anatomy = Anatomy(path, len(layers), embedding_modules, returns_tuple, (), (), tuple(owners.values()))
+    anatomy = Anatomy(path, len(layers), embedding_modules, returns_tuple, (), (), tuple(owners.values()), body_path)
     return _sort_shared(anatomy, shared, model.config.model_type)
 
 
@@ -155,6 +158,31 @@ def keep_settings(stand_in: nn.Module, of: nn.Module) -> None:
     """Gives a stand-in the plain attributes of the module that it stands for, such as its kind of attention."""
     plain = {k: v for k, v in vars(of).items() if not k.startswith("_") and not callable(v)}
     vars(stand_in).update({k: v for k, v in plain.items() if k not in vars(stand_in)})
+
+
+def _find_body(model: PreTrainedModel, layers_path: str) -> str:
+    """The outermost module around the layers that the model's own forward calls."""
+    entered: list[str] = []
+
+    def watch(name: str) -> Any:
+        def stop(*_: Any) -> None:
+            entered.append(name)
+            raise _StopHereError
+
+        return model.get_submodule(name).register_forward_pre_hook(stop)
+
+    steps = layers_path.split(".")[:-1]
+    hooks = [watch(".".join(steps[:end])) for end in range(1, len(steps) + 1)]
+    try:
+        model(input_ids=torch.ones(1, 2, dtype=torch.long), use_cache=False)
+    except _StopHereError:
+        return entered[0]
+    except Exception as error:
+        raise RequestError(f"{model.config.model_type} is not supported: up to its layers, {error}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    raise RequestError(f"{model.config.model_type} is not supported: its head cannot be told from its layers")
 
 
 class _StopHereError(Exception):

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from headrace.chain.anatomy import Anatomy, keep_settings
+from headrace.chain.late_loss import late_loss
 from headrace.chain.microbatch import MicroBatch
 from headrace.chain.small import RANDOM_SETTINGS
 from headrace.errors import RequestError
@@ -66,11 +67,13 @@ class Part:
         anatomy: That of the unsplit model.
         first, stop: Bounds in the chain (0 is the embedding, ``num_layers + 1`` the head).
         recomputed: Indices in the model's list of layers that keep their input only, and run again in the backward.
+        loss_chunks: Chunks of tokens in which the loss is computed; its logits are alive one chunk at a time.
     """
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, first: int, stop: int) -> None:
         self.model, self.anatomy, self.first, self.stop = model, anatomy, first, stop
         self.recomputed: frozenset[int] = frozenset()
+        self.loss_chunks = 1
         self._received: Tensor | None = None
         self._output: Tensor | None = None
         self._key: tuple[int, int, int] = (0, 0, 0)
@@ -96,6 +99,11 @@ class Part:
         """Whether the loss leaves here."""
         return self.stop == self.anatomy.num_layers + 2
 
+    @property
+    def body(self) -> nn.Module:
+        """The model without its head: that answers the last hidden state."""
+        return self.model.get_submodule(self.anatomy.body_path)
+
     def local_layers(self) -> range:
         """Indices, in the model's list, of the transformer layers that are here."""
         return range(max(self.first - 1, 0), min(self.stop - 1, self.anatomy.num_layers))
@@ -109,7 +117,7 @@ class Part:
 
         Returns:
             The hidden state ``[rows, length, hidden]``, or, where the head is here, the micro-batch's share of the
-            step's mean loss (a scalar).
+            step's mean loss (a scalar, which its backward fills in: see `late_loss`).
         """
         self._received, self._key = hidden, batch.key
         inputs: dict[str, Any] = {"attention_mask": batch.attention_mask, "use_cache": False}
@@ -123,9 +131,9 @@ class Part:
             inputs["inputs_embeds"] = hidden.detach()
         self._seed(0, batch.key)
         if self.has_head:
-            loss: Tensor = self.model(labels=batch.labels, num_items_in_batch=batch.num_valid_tokens, **inputs).loss
+            answer = self.body(**inputs)
             self._output = None
-            return loss
+            return late_loss(self.model, self.body, answer, batch, self.loss_chunks, self._seed_head(batch.key))
         self.model.base_model(**inputs)
         output, self._output = self._output, None
         assert output is not None
@@ -166,6 +174,9 @@ class Part:
             return run(self._key, *args, **kwargs)
 
         return layer_forward
+
+    def _seed_head(self, key: tuple[int, int, int]) -> Callable[[], None]:
+        return lambda: self._seed(self.anatomy.num_layers + 1, key)
 
     def _seed(self, layer: int, key: tuple[int, int, int]) -> None:
         if self._random:
