@@ -80,12 +80,20 @@ def train(
     return [r.loss for r in results], [r.grad_norm for r in results], named(gradients), named(weights), named(start)
 
 
+def whole_loss(model: Any, ids: torch.Tensor, labels: torch.Tensor, valid: int) -> torch.Tensor:
+    """Forward and backward of one micro-batch as transformers has it."""
+    loss = model(input_ids=ids, labels=labels, num_items_in_batch=valid, use_cache=False).loss
+    loss.backward()
+    return loss.detach()
+
+
 def plain(
     config: PretrainedConfig,
     start: dict[str, torch.Tensor],
     steps: list[Batch],
     microbatches: int,
     dtype: torch.dtype = torch.float32,
+    loss_of: Callable[..., torch.Tensor] = whole_loss,
 ) -> Any:
     """The judge: transformers and torch alone, one process, the same micro-batches in turn."""
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).train()
@@ -101,9 +109,7 @@ def plain(
             zip(batch.input_ids.split(sizes), batch.labels.split(sizes), strict=True)
         ):
             seed(step, index)
-            loss = model(input_ids=ids, labels=labels, num_items_in_batch=valid, use_cache=False).loss
-            loss.backward()
-            total = total + loss.detach()
+            total = total + loss_of(model, ids, labels, valid)
         gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip_norm)))
         optimizer.step()

@@ -85,6 +85,7 @@ class Engine:
                 self.source.build(bounds[stage], bounds[stage + 1], self.device),
                 program.splits_backward,
                 self.plan.recompute == "full",
+                self.plan.loss_chunks,
             )
             for stage, rank in enumerate(layout.placement)
             if rank == self.rank

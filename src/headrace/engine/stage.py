@@ -17,22 +17,25 @@ class Stage:
         losses: Where the head is here: each micro-batch's share of the step's loss, in the order of their forwards.
     """
 
-    def __init__(self, part: Part, split_backward: bool, recompute: bool = False) -> None:
+    def __init__(self, part: Part, split_backward: bool, recompute: bool = False, loss_chunks: int = 1) -> None:
         """Prepares the layers.
 
         Args:
             part: The layers, with weights.
             split_backward: Whether I and W will be asked for (else only B).
             recompute: Whether each layer keeps its input only and runs its forward again in the backward.
+            loss_chunks: Where the head is here, chunks of tokens in which the loss is computed.
         """
         self.part = part
         self.losses: dict[int, Tensor] = {}
         self._saved: dict[int, tuple[Tensor | None, GradientEdge | None]] = {}
         self._weight_gradients: WeightGradients | None = None
+        part.loss_chunks = loss_chunks
         if recompute:
             part.recomputed = frozenset(part.local_layers())
         if split_backward:
-            self._weight_gradients = defer_weight_gradients(part.model)
+            # A chunk's gradient of logits must not wait for W, so the head multiplies it at once, chunk after chunk.
+            self._weight_gradients = defer_weight_gradients(part.model if loss_chunks == 1 else part.body)
 
     def forward(self, microbatch: int, hidden: Tensor | None, batch: MicroBatch) -> Tensor | None:
         """Op F. Takes the hidden state of the stage before; answers that for the next, None behind the head."""

@@ -85,6 +85,7 @@ class Plan:
         reasons: Sentences for a person, most important first.
         costs_source: ``measured`` or ``analytic``.
         orders: For each rank its ops, written as in schedule files, such as ``0F3``; empty: as the family has them.
+        loss_chunks: Chunks of tokens in which a micro-batch's loss is computed, so that less of its logits is alive.
     """
 
     layout: Layout
@@ -96,6 +97,7 @@ class Plan:
     reasons: tuple[str, ...] = field(default=())
     costs_source: str = "analytic"
     orders: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    loss_chunks: int = 1
 
     def made_schedule(self) -> Schedule:
         """The order of the work.
