@@ -30,7 +30,8 @@ class Stage:
         self.losses: dict[int, Tensor] = {}
         self._saved: dict[int, tuple[Tensor | None, GradientEdge | None]] = {}
         self._weight_gradients: WeightGradients | None = None
-        part.loss_chunks = loss_chunks
+        if loss_chunks > 1:
+            part.loss_chunks = loss_chunks
         if recompute:
             part.recomputed = frozenset(part.local_layers())
         if split_backward:
