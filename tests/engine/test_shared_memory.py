@@ -53,6 +53,14 @@ def test_memory_is_used_again_once_the_tensor_is_gone() -> None:
         assert len({tensor.data_ptr() for tensor in kept}) == 3
 
 
+def test_messages_that_grow_let_the_memory_of_smaller_ones_go() -> None:
+    with channel() as (outbox, inbox):
+        for size in range(1, 50):
+            sent = torch.full((size,), float(size))
+            assert torch.equal(passed(outbox, inbox, size, sent), sent)
+        assert [slot.num_bytes for slot in outbox._slots] == [4 * 49]
+
+
 def test_the_gradient_that_autograd_accumulates_does_not_alias_the_message() -> None:
     with channel() as (outbox, inbox):
         hidden = passed(outbox, inbox, 0, torch.ones(4)).requires_grad_()

@@ -160,8 +160,7 @@ def test_no_new_keys() -> None:
     """A key more is a decision, so it is made here too."""
     sections = {
         "model": "config path dtype",
-        "data": "text jsonl dataset tokens field tokenizer vocab_size sequence_length seed "
-        "validation_sequences",
+        "data": "text jsonl dataset tokens field tokenizer vocab_size sequence_length seed validation_sequences",
         "parallel": "dp pp tp chunks schedule microbatches cuts recompute",
         "train": "steps batch optimizer learning_rate min_learning_rate_ratio warmup_steps betas weight_decay clip_norm"
         " seed evaluate_every",

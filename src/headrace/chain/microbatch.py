@@ -16,6 +16,7 @@ class MicroBatch:
         attention_mask: 1 where a token is real, 0 for padding, ``[rows, length]``; None where all are.
         position_ids: ``[rows, length]``; restarts at each document of a packed row; None counts from 0.
         key: ``(seed, step, micro-batch)``, from which every random draw is derived.
+        wants_logits: The head answers the logits of the token behind each row, and no loss.
     """
 
     input_ids: Tensor
@@ -24,6 +25,7 @@ class MicroBatch:
     attention_mask: Tensor | None = None
     position_ids: Tensor | None = None
     key: tuple[int, int, int] = (0, 0, 0)
+    wants_logits: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -88,6 +88,8 @@ class Part:
             layers[index].forward = self._layer_forward(index, layers[index].forward)
         parameters = inspect.signature(model.base_model.forward).parameters
         self._takes_positions = "position_ids" in parameters
+        can_keep_last = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if can_keep_last else {}
 
     @property
     def has_embedding(self) -> bool:
@@ -117,7 +119,8 @@ class Part:
 
         Returns:
             The hidden state ``[rows, length, hidden]``, or, where the head is here, the micro-batch's share of the
-            step's mean loss (a scalar, which its backward fills in: see `late_loss`).
+            step's mean loss (a scalar, which its backward fills in: see `late_loss`), or, where the micro-batch asks for
+            them, the logits ``[rows, vocabulary]`` of the next token.
         """
         self._received, self._key = hidden, batch.key
         inputs: dict[str, Any] = {"attention_mask": batch.attention_mask, "use_cache": False}
@@ -130,6 +133,10 @@ class Part:
         else:
             inputs["inputs_embeds"] = hidden.detach()
         self._seed(0, batch.key)
+        if self.has_head and batch.wants_logits:
+            logits: Tensor = self.model(**inputs, **self._last_only).logits
+            self._output = None
+            return logits[:, -1]
         if self.has_head:
             answer = self.body(**inputs)
             self._output = None

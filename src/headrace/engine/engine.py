@@ -13,6 +13,7 @@ from headrace.engine.agree import Agreement, Word
 from headrace.engine.batch import Batch
 from headrace.engine.channels import Channels
 from headrace.engine.forward import EvaluationResult, ForwardRuns
+from headrace.engine.generation import check_request, generate
 from headrace.engine.interpreter import Interpreter
 from headrace.engine.memory import peak_memory_bytes
 from headrace.engine.parameters import Parameters
@@ -154,6 +155,33 @@ class Engine:
         for loss in losses or ():
             total = total + loss.cpu()
         return EvaluationResult(float(self._forward_runs.tell_all(total)), batch.num_valid_tokens)
+
+    def generate(
+        self, prompt_ids: Tensor, num_tokens: int, temperature: float = 0.0, seed: int = 0, end_token: int | None = None
+    ) -> Tensor:
+        """Goes on from prompts of one length, token by token through the pipeline. Every rank must call it alike.
+
+        Args:
+            prompt_ids: ``[rows, length]``.
+            num_tokens: The most new tokens of a row.
+            temperature: 0 takes the likeliest token; else tokens are drawn, keyed by ``seed`` alone.
+            seed: Of the draws.
+            end_token: Ends a row, which is filled up with it.
+
+        Returns:
+            ``[rows, length + new]``: the prompts and what follows, the same on every rank.
+
+        Raises:
+            RequestError: The model has no room for that.
+            RunError: An op failed here, or a peer is gone; names rank, stage, op and micro-batch.
+        """
+        check_request(self.source.config, prompt_ids, num_tokens, temperature)
+
+        def next_logits(batches: list[MicroBatch]) -> list[Tensor] | None:
+            return self._forward_runs.run(batches, self._hidden_size, self.steps_done)
+
+        tell_all, ids, pieces = self._forward_runs.tell_all, prompt_ids.to(self.device), self.plan.microbatches
+        return generate(next_logits, tell_all, ids, num_tokens, pieces, temperature, seed, end_token).cpu()
 
     def close(self) -> None:
         """Lets go of the channels; the process group is the caller's."""

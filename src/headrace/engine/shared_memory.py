@@ -86,9 +86,15 @@ class SharedOutbox:
             return
         descriptor = os.memfd_create("headrace")
         os.ftruncate(descriptor, needed)
-        self._slots.append(_Slot(mmap.mmap(descriptor, needed), needed))
-        self._slots[-1].write(tensor)
-        header = _HEADER.pack(len(self._slots) - 1, microbatch, needed)
+        slot = _Slot(mmap.mmap(descriptor, needed), needed)
+        slot.write(tensor)
+        if self._free:  # All of them are too small; both ends let the memory of one go and use its number again.
+            index = self._free.pop()
+            self._slots[index] = slot
+        else:
+            index = len(self._slots)
+            self._slots.append(slot)
+        header = _HEADER.pack(index, microbatch, needed)
         socket.send_fds(self._connection, [header], [descriptor])
         os.close(descriptor)
 
