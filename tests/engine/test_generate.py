@@ -19,7 +19,7 @@ LOUD = {"initializer_range": 0.4}
 MODELS = {
     "llama": lambda: tiny(**LOUD),
     "gpt2": lambda: tiny("gpt2", resid_pdrop=0.3, embd_pdrop=0.3, attn_pdrop=0.3, **LOUD),
-    "gemma2": lambda: tiny("gemma2", tie_word_embeddings=True, head_dim=8, sliding_window=4, initializer_range=0.2),
+    "gemma2": lambda: tiny("gemma2", tie_word_embeddings=True, head_dim=8, sliding_window=4, initializer_range=0.1),
     "mixtral": lambda: tiny("mixtral", num_local_experts=4, num_experts_per_tok=2, **LOUD),
 }
 PLANS = {
