@@ -119,8 +119,8 @@ class Part:
 
         Returns:
             The hidden state ``[rows, length, hidden]``, or, where the head is here, the micro-batch's share of the
-            step's mean loss (a scalar, which its backward fills in: see `late_loss`), or, where the micro-batch asks for
-            them, the logits ``[rows, vocabulary]`` of the next token.
+            step's mean loss (a scalar, which its backward fills in: see `late_loss`), or, where the micro-batch asks
+            for them, the logits ``[rows, vocabulary]`` of the next token.
         """
         self._received, self._key = hidden, batch.key
         inputs: dict[str, Any] = {"attention_mask": batch.attention_mask, "use_cache": False}
