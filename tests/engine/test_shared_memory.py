@@ -94,3 +94,10 @@ def test_letting_go_of_a_message_after_the_sender_is_gone_says_nothing() -> None
         outbox.close()
         del got
         inbox.close()
+
+
+def test_a_sender_that_sends_nothing_is_waited_for_no_longer_than_stated() -> None:
+    with channel() as (_, inbox):
+        inbox.expect([(0, (1,))])
+        with pytest.raises(TimeoutError, match=r"nothing came in 0\.01 s"):
+            inbox.take(0, timedelta(milliseconds=10))

@@ -14,7 +14,6 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,7 +23,9 @@ from torch import Tensor
 Shape = tuple[int, ...]
 
 _HEADER = struct.Struct("=iiq")  # slot, micro-batch, bytes of the slot where it is new, else 0
+_FOLLOWS = b"m"  # comes behind the header of a new slot, with the slot's descriptor
 _ACK = struct.Struct("=i")  # a slot that is free again
+_TIMEOUT = struct.Struct("@ll")  # seconds and microseconds, as setsockopt takes them
 
 
 def machine_identity() -> str:
@@ -50,15 +51,18 @@ def connect(name: str) -> socket.socket:
     return client
 
 
-@dataclass(frozen=True)
 class _Slot:
     """A piece of shared memory that holds one message at a time."""
 
-    memory: mmap.mmap
-    num_bytes: int
+    def __init__(self, descriptor: int, num_bytes: int) -> None:
+        """Maps the memory behind ``descriptor``, which may then be closed."""
+        self.memory, self.num_bytes = mmap.mmap(descriptor, num_bytes), num_bytes
+        self._view = torch.empty(0)
 
     def write(self, tensor: Tensor) -> None:
-        torch.frombuffer(self.memory, dtype=tensor.dtype, count=tensor.numel()).view(tensor.shape).copy_(tensor)
+        if self._view.shape != tensor.shape:  # Messages of one edge mostly have one shape.
+            self._view = torch.frombuffer(self.memory, dtype=tensor.dtype, count=tensor.numel()).view(tensor.shape)
+        self._view.copy_(tensor)
 
 
 class SharedOutbox:
@@ -76,17 +80,18 @@ class SharedOutbox:
         Raises:
             OSError: The receiver is gone.
         """
-        self._collect_free()
         needed = tensor.numel() * tensor.element_size()
-        index = next((i for i in self._free if self._slots[i].num_bytes >= needed), None)
+        index = self._take_free(needed)
+        if index is None:
+            self._collect_free()
+            index = self._take_free(needed)
         if index is not None:
-            self._free.remove(index)
             self._slots[index].write(tensor)
             self._connection.sendall(_HEADER.pack(index, microbatch, 0))
             return
         descriptor = os.memfd_create("headrace")
         os.ftruncate(descriptor, needed)
-        slot = _Slot(mmap.mmap(descriptor, needed), needed)
+        slot = _Slot(descriptor, needed)
         slot.write(tensor)
         if self._free:  # All of them are too small; both ends let the memory of one go and use its number again.
             index = self._free.pop()
@@ -94,8 +99,8 @@ class SharedOutbox:
         else:
             index = len(self._slots)
             self._slots.append(slot)
-        header = _HEADER.pack(index, microbatch, needed)
-        socket.send_fds(self._connection, [header], [descriptor])
+        self._connection.sendall(_HEADER.pack(index, microbatch, needed))
+        socket.send_fds(self._connection, [_FOLLOWS], [descriptor])
         os.close(descriptor)
 
     def flush(self) -> None:
@@ -104,6 +109,12 @@ class SharedOutbox:
     def close(self) -> None:
         """The receiver learns that nothing more will come."""
         self._connection.close()
+
+    def _take_free(self, needed: int) -> int | None:
+        index = next((i for i in self._free if self._slots[i].num_bytes >= needed), None)
+        if index is not None:
+            self._free.remove(index)
+        return index
 
     def _collect_free(self) -> None:
         try:
@@ -118,7 +129,7 @@ class SharedInbox:
 
     def __init__(self, connection: socket.socket, dtype: torch.dtype) -> None:
         """Takes over an accepted socket."""
-        self._connection, self._dtype = connection, dtype
+        self._connection, self._dtype, self._timeout = connection, dtype, timedelta()
         self._expected: deque[tuple[int, Shape]] = deque()
         self._slots: dict[int, _Slot] = {}
         self._leases: dict[int, weakref.ref[ctypes.Array[ctypes.c_char]]] = {}
@@ -136,14 +147,22 @@ class SharedInbox:
             OSError: The sender is gone, or did not send in time.
         """
         expected, shape = self._expected.popleft()
-        self._connection.settimeout(timeout.total_seconds())
-        header, descriptors, _, _ = socket.recv_fds(self._connection, _HEADER.size, 1)
+        if timeout != self._timeout:  # Known to the kernel: Python's own would cost a second call for each message.
+            seconds, rest = divmod(timeout, timedelta(seconds=1))
+            packed = _TIMEOUT.pack(seconds, rest.microseconds)
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
+            self._timeout = timeout
+        try:
+            header = self._connection.recv(_HEADER.size, socket.MSG_WAITALL)
+        except BlockingIOError:
+            raise TimeoutError(f"nothing came in {timeout.total_seconds():g} s") from None
         if len(header) < _HEADER.size:
             raise ConnectionResetError("the connection was closed")
         index, got, num_bytes = _HEADER.unpack(header)
         assert got == expected == microbatch, f"expected micro-batch {microbatch}, the channel brings {got}"
         if num_bytes:
-            self._slots[index] = _Slot(mmap.mmap(descriptors[0], num_bytes), num_bytes)
+            _, descriptors, _, _ = socket.recv_fds(self._connection, len(_FOLLOWS), 1)
+            self._slots[index] = _Slot(descriptors[0], num_bytes)
             os.close(descriptors[0])
         slot = self._slots[index]
         lease = (ctypes.c_char * slot.num_bytes).from_buffer(slot.memory)
