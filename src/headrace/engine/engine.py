@@ -16,6 +16,7 @@ from headrace.engine.forward import EvaluationResult, ForwardRuns
 from headrace.engine.generation import check_request, generate
 from headrace.engine.interpreter import Interpreter
 from headrace.engine.memory import peak_memory_bytes
+from headrace.engine.offload import Offload
 from headrace.engine.parameters import Parameters
 from headrace.engine.program import Program
 from headrace.engine.stage import Stage
@@ -91,6 +92,9 @@ class Engine:
             for stage, rank in enumerate(layout.placement)
             if rank == self.rank
         }
+        if self.plan.offload:
+            for stage in self._stages.values():
+                stage.offload_to_host(Offload(stage.part.model, self.device))
         stage_of_layer = [s for s in range(layout.num_stages) for _ in range(bounds[s], bounds[s + 1])]
         anatomy = self.source.anatomy
         self.parameters = Parameters(

@@ -1,11 +1,14 @@
 """One stage: the ops F, B, I and W on a part of the chain, and what must be kept between them."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from headrace.chain.microbatch import MicroBatch
 from headrace.chain.part import Part
+from headrace.engine.offload import Offload
 from headrace.engine.split_backward import WeightGradients, defer_weight_gradients
 
 
@@ -30,6 +33,7 @@ class Stage:
         self.losses: dict[int, Tensor] = {}
         self._saved: dict[int, tuple[Tensor | None, GradientEdge | None]] = {}
         self._weight_gradients: WeightGradients | None = None
+        self._offload: Offload | None = None
         if loss_chunks > 1:
             part.loss_chunks = loss_chunks
         if recompute:
@@ -38,11 +42,16 @@ class Stage:
             # A chunk's gradient of logits must not wait for W, so the head multiplies it at once, chunk after chunk.
             self._weight_gradients = defer_weight_gradients(part.model if loss_chunks == 1 else part.body)
 
+    def offload_to_host(self, offload: Offload) -> None:
+        """From now on what F saves waits where ``offload`` puts it."""
+        self._offload = offload
+
     def forward(self, microbatch: int, hidden: Tensor | None, batch: MicroBatch) -> Tensor | None:
         """Op F. Takes the hidden state of the stage before; answers that for the next, None behind the head."""
         if hidden is not None:
             hidden.requires_grad_()
-        output = self.part.forward(hidden, batch)
+        with self._offload.saving(microbatch, hidden) if self._offload else nullcontext():
+            output = self.part.forward(hidden, batch)
         # The edge keeps the graph alive but not the output, whose memory is free as soon as it has been sent.
         self._saved[microbatch] = (hidden, get_gradient_edge(output) if output.requires_grad else None)
         if self.part.has_head:
@@ -60,6 +69,8 @@ class Stage:
     def input_backward(self, microbatch: int, gradient: Tensor | None) -> Tensor | None:
         """Op I: like B, but the linear layers' weight gradients are left for `weight_backward`."""
         hidden, edge = self._saved.pop(microbatch)
+        if self._offload is not None:
+            self._offload.begin_backward(microbatch)
         if self._weight_gradients is not None:
             self._weight_gradients.collect(microbatch)
         if edge is not None:

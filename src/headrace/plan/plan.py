@@ -86,6 +86,7 @@ class Plan:
         costs_source: ``measured`` or ``analytic``.
         orders: For each rank its ops, written as in schedule files, such as ``0F3``; empty: as the family has them.
         loss_chunks: Chunks of tokens in which a micro-batch's loss is computed, so that less of its logits is alive.
+        offload: Whether activations wait in the host's memory.
     """
 
     layout: Layout
@@ -98,6 +99,7 @@ class Plan:
     costs_source: str = "analytic"
     orders: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     loss_chunks: int = 1
+    offload: bool = False
 
     def made_schedule(self) -> Schedule:
         """The order of the work.
