@@ -94,10 +94,13 @@ def plain(
     microbatches: int,
     dtype: torch.dtype = torch.float32,
     loss_of: Callable[..., torch.Tensor] = whole_loss,
+    frozen: frozenset[str] = frozenset(),
 ) -> Any:
     """The judge: transformers and torch alone, one process, the same micro-batches in turn."""
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).train()
     model.load_state_dict(start, strict=not config.tie_word_embeddings)
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
     seed = _seed_each_layer(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay)
     losses, norms, gradients = [], [], {}
@@ -110,7 +113,7 @@ def plain(
         ):
             seed(step, index)
             total = total + loss_of(model, ids, labels, valid)
-        gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip_norm)))
         optimizer.step()
         optimizer.zero_grad()

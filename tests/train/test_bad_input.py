@@ -53,6 +53,7 @@ def job(tmp_path: Path) -> Path:
         (["model.config.num_hidden_layers=many"], ["num_hidden_layers", "'many'"]),
         (["model.config.num_key_value_heads=3"], ["layers.0 of this llama fails", "change model.config"]),
         (["data.sequence_length=17"], ["sequence_length is 17", "16 positions"]),
+        (["train.freeze=[model.layer.0]"], ["no parameter is named model.layer.0", "model.layers.0"]),
         (["parallel.pp=5"], ["5 stages", "4 layers", "pp=4"]),
         (["parallel.cuts=[2, 3]"], ["5", "4"]),
         (["parallel.microbatches=9"], ["9 micro-batches", "8 rows", "microbatches=8"]),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -16,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from headrace.chain.anatomy import Anatomy, find_anatomy, meta_model
 from headrace.chain.chain import Chain, Layer
+from headrace.chain.frozen import frozen_names
 from headrace.chain.part import Part
 from headrace.chain.weights import draw_weights, read_weights
 from headrace.errors import RequestError
@@ -30,12 +32,14 @@ class ModelSource:
         folder: Where its safetensors lie; None draws the weights from ``seed``.
         dtype: Of parameters and activations.
         seed: Of the start weights.
+        freeze: Patterns of the names of parameters that do not learn, as `frozen_names` reads them.
     """
 
     config: PretrainedConfig
     folder: Path | None = None
     dtype: torch.dtype = torch.float32
     seed: int = field(default=0)
+    freeze: tuple[str, ...] = ()
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -47,9 +51,23 @@ class ModelSource:
         refuse_settings(self.config)
         return find_anatomy(meta_model(self.config, self.dtype))
 
+    @cached_property
+    def frozen(self) -> frozenset[str]:
+        """Global names of the parameters that do not learn.
+
+        Raises:
+            RequestError: A pattern matches none, or all are frozen.
+        """
+        return frozen_names(self.freeze, self.anatomy.parameter_names, self.anatomy.tied)
+
+    @cached_property
+    def first_that_learns(self) -> int:
+        """Index in the chain of the first layer with a parameter that learns; none before it needs a gradient."""
+        return min(self.anatomy.layer_of(name) for name in self.anatomy.parameter_names if name not in self.frozen)
+
     def chain(self) -> Chain:
         """The model as a row of layers, found on the meta device."""
-        return describe(meta_model(self.config, self.dtype), self.anatomy)
+        return describe(meta_model(self.config, self.dtype), self.anatomy, self.frozen, self.first_that_learns)
 
     def build(self, first: int, stop: int, device: torch.device | str = "cpu") -> Part:
         """Layers ``first … stop - 1`` of the chain, with weights; nothing else is ever held.
@@ -61,6 +79,11 @@ class ModelSource:
             read_weights(part.model, self.anatomy, self.folder)
         draw_weights(part.model, self.anatomy, self.seed)
         part.model.train().to(device)
+        owners = dict(self.anatomy.tied)
+        for name, parameter in part.named_parameters():
+            if owners.get(name, name) in self.frozen:
+                parameter.requires_grad_(False)
+        part.passes_gradient = first > self.first_that_learns
         return part
 
 
@@ -121,8 +144,10 @@ def refuse_settings(config: PretrainedConfig) -> None:
         raise RequestError(f"{name} with layerdrop={config.layerdrop} skips layers at random; set it to 0")
 
 
-def describe(model: PreTrainedModel, anatomy: Anatomy) -> Chain:
-    """The chain of a meta model."""
+def describe(
+    model: PreTrainedModel, anatomy: Anatomy, frozen: frozenset[str] = frozenset(), first_that_learns: int = 0
+) -> Chain:
+    """The chain of a meta model, of which the parameters ``frozen`` do not learn."""
     config = model.config.get_text_config(decoder=True)
     names: list[list[str]] = [[] for _ in range(anatomy.num_layers + 2)]
     for name in anatomy.parameter_names:
@@ -135,8 +160,15 @@ def describe(model: PreTrainedModel, anatomy: Anatomy) -> Chain:
 
     def layer(index: int, name: str, kind: str, flops: float, width: int) -> Layer:
         own = tuple(names[index])
-        return Layer(name, kind, sum(parameters[n].numel() for n in own), own, flops, width)
+        still = [n for n in own if n in frozen]
+        if still:  # It costs less than one that learns, and least where no gradient has to go further back.
+            kind = f"{kind} frozen {_digest(n.removeprefix(prefix_of[index]) for n in still)}"
+        if 0 < index <= first_that_learns:
+            kind = f"{kind} without a gradient of its input"
+        sizes = {n: parameters[n].numel() for n in own}
+        return Layer(name, kind, sum(sizes.values()), own, flops, width, sum(sizes[n] for n in still))
 
+    prefix_of = ["", *(f"{anatomy.layers_path}.{i}." for i in range(anatomy.num_layers)), ""]
     row = [layer(0, "embedding", "embedding", 0.0, 0)]
     for i, block in enumerate(layers):
         kind = f"{type(block).__name__} {types[i]} {_structure(block)}"
@@ -144,13 +176,19 @@ def describe(model: PreTrainedModel, anatomy: Anatomy) -> Chain:
     head_flops = 2.0 * config.hidden_size * config.vocab_size
     row.append(layer(anatomy.num_layers + 1, "head", "head", head_flops, 0))
     dtype_bytes = torch.empty(0, dtype=model.dtype).element_size()
-    return Chain(config.model_type, tuple(row), config.hidden_size, config.vocab_size, anatomy.tied, dtype_bytes)
+    return Chain(
+        config.model_type, tuple(row), config.hidden_size, config.vocab_size, anatomy.tied, dtype_bytes, frozen
+    )
 
 
 def _structure(block: nn.Module) -> str:
     """A word that two layers share when their modules and shapes are the same; the same in every process."""
     rows = [f"{name} {tuple(parameter.shape)}" for name, parameter in block.named_parameters()]
     rows += [f"{name} {type(module).__name__}" for name, module in block.named_modules()]
+    return _digest(rows)
+
+
+def _digest(rows: Iterable[str]) -> str:
     return hashlib.blake2b("\n".join(rows).encode(), digest_size=6).hexdigest()
 
 

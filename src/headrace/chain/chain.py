@@ -15,6 +15,7 @@ class Layer:
         forward_flops_per_token: Multiplications and additions of the matrix products, attention scores apart.
         attention_width: Heads x head size of the layer's attention (0 where there is none); the scores and
             their use cost ``4 x attention_width x context`` FLOPs a token.
+        num_frozen: Of its parameters, those that do not learn: they have neither gradient nor optimizer state.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Layer:
     parameter_names: tuple[str, ...]
     forward_flops_per_token: float
     attention_width: int
+    num_frozen: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Chain:
         vocab_size: Rows of the embedding.
         tied: Pairs of global names ``(copy, owner)`` that are one parameter.
         dtype_bytes: Bytes of one parameter.
+        frozen: Global names of the parameters that do not learn.
     """
 
     model_type: str
@@ -44,6 +47,7 @@ class Chain:
     vocab_size: int
     tied: tuple[tuple[str, str], ...]
     dtype_bytes: int
+    frozen: frozenset[str] = frozenset()
 
     @property
     def num_transformer_layers(self) -> int:
@@ -54,3 +58,8 @@ class Chain:
     def num_parameters(self) -> int:
         """All parameters, tied ones once."""
         return sum(layer.num_parameters for layer in self.layers)
+
+    @property
+    def num_learning(self) -> int:
+        """Parameters that are trained, tied ones once."""
+        return self.num_parameters - sum(layer.num_frozen for layer in self.layers)

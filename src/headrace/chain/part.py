@@ -68,12 +68,14 @@ class Part:
         first, stop: Bounds in the chain (0 is the embedding, ``num_layers + 1`` the head).
         recomputed: Indices in the model's list of layers that keep their input only, and run again in the backward.
         loss_chunks: Chunks of tokens in which the loss is computed; its logits are alive one chunk at a time.
+        passes_gradient: Whether a layer before this part learns, so that the gradient of what is received is wanted.
     """
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, first: int, stop: int) -> None:
         self.model, self.anatomy, self.first, self.stop = model, anatomy, first, stop
         self.recomputed: frozenset[int] = frozenset()
         self.loss_chunks = 1
+        self.passes_gradient = first > 0
         self._received: Tensor | None = None
         self._output: Tensor | None = None
         self._key: tuple[int, int, int] = (0, 0, 0)

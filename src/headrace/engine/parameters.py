@@ -72,6 +72,8 @@ class Parameters:
                 twin.grad = None
         for parameter, _, group in self._pairs_apart:
             assert parameter is not None
+            if not parameter.requires_grad:
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad, group=group)

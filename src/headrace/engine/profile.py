@@ -6,8 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
 from headrace.chain.build import ModelSource
 from headrace.chain.microbatch import MicroBatch
@@ -75,23 +74,23 @@ class Profiler:
         for done, (kind, index) in enumerate(kinds.items()):
             self._progress(done, len(kinds), f"measuring {rows} x {length} tokens")
             part = self._source.build(index, index + 1, self._device)
-            times = self._try(index, part, batch, gradient)
+            *times, waiting_bytes = self._try(index, part, batch, gradient)
             by_kind[kind] = LayerCosts(
                 f_s=max(times[0] - empty[0], 0.0),
                 i_s=max(times[1] - empty[1], 0.0),
                 w_s=times[2],
                 parameter_bytes=chain.layers[index].num_parameters * chain.dtype_bytes,
                 saved_bytes=_saved_bytes(part, batch, gradient),
-                weight_saved_bytes=_weight_saved_bytes(part, rows * length, chain.dtype_bytes),
+                weight_saved_bytes=waiting_bytes,
                 output_bytes=rows * length * chain.hidden_size * chain.dtype_bytes,
             )
-            if index == 1:
-                optimizer_s_per_byte = _time_optimizer(part) / by_kind[kind].parameter_bytes
+            if not optimizer_s_per_byte and index > 0:
+                optimizer_s_per_byte = _time_optimizer(part)
         self._progress(len(kinds), len(kinds), f"measuring {rows} x {length} tokens")
         layers = tuple(by_kind[layer.kind] for layer in chain.layers)
         return Costs(layers, self._link, empty[0], empty[1], optimizer_s_per_byte, "measured")
 
-    def _try(self, index: int, part: Part, batch: MicroBatch, gradient: Tensor) -> tuple[float, float, float]:
+    def _try(self, index: int, part: Part, batch: MicroBatch, gradient: Tensor) -> tuple[float, float, float, int]:
         try:
             return _time_part(part, batch, gradient)
         except (RuntimeError, ValueError, IndexError) as error:  # A configuration that its class took, and is wrong.
@@ -106,23 +105,28 @@ def _random_batch(vocab_size: int, rows: int, length: int, device: torch.device)
     return MicroBatch(ids, ids, rows * (length - 1))
 
 
-def _time_part(part: Part, batch: MicroBatch, gradient: Tensor) -> tuple[float, float, float]:
-    """Median seconds of F, I and W."""
+def _time_part(part: Part, batch: MicroBatch, gradient: Tensor) -> tuple[float, float, float, int]:
+    """Median seconds of F, I and W; and the bytes that wait between I and W."""
     stage = Stage(part, split_backward=True)
 
+    waiting_bytes = 0
+
     def once() -> tuple[float, float, float]:
+        nonlocal waiting_bytes
         hidden = None if part.has_embedding else torch.randn_like(gradient)
         clock = _Clock(batch.input_ids.device)
         output = stage.forward(0, hidden, batch)
         f_s = clock.lap_s()
         stage.input_backward(0, None if output is None else gradient)
         i_s = clock.lap_s()
+        waiting_bytes = stage.waiting_bytes(0)
+        clock.lap_s()
         stage.weight_backward(0)
         return f_s, i_s, clock.lap_s()
 
     laps = [once() for _ in range(REPEATS + 2)][2:]
     f_s, i_s, w_s = (statistics.median(lap) for lap in zip(*laps, strict=True))
-    return f_s, i_s, w_s
+    return f_s, i_s, w_s, waiting_bytes
 
 
 class _Clock:
@@ -145,7 +149,10 @@ class _Clock:
 
 
 def _time_optimizer(part: Part) -> float:
-    parameters = [p for _, p in part.named_parameters()]
+    """Seconds of the optimizer for a byte of parameters that learn; 0 where none do."""
+    parameters = [p for _, p in part.named_parameters() if p.requires_grad]
+    if not parameters:
+        return 0.0
     optimizer = torch.optim.AdamW(parameters)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
@@ -156,7 +163,8 @@ def _time_optimizer(part: Part) -> float:
         optimizer.step()
         return clock.lap_s()
 
-    return statistics.median([once() for _ in range(REPEATS + 1)][1:])
+    num_bytes = sum(p.numel() * p.element_size() for p in parameters)
+    return statistics.median([once() for _ in range(REPEATS + 1)][1:]) / num_bytes
 
 
 def _saved_bytes(part: Part, batch: MicroBatch, like: Tensor) -> int:
@@ -170,19 +178,13 @@ def _saved_bytes(part: Part, batch: MicroBatch, like: Tensor) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    hidden = None if part.has_embedding else torch.randn_like(like, requires_grad=True)
+    hidden = None if part.has_embedding else torch.randn_like(like, requires_grad=part.passes_gradient)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = part.forward(hidden, batch)
     for tensor in (hidden, output):
         if tensor is not None:
             pack(tensor)
     return sum(kept.values())
-
-
-def _weight_saved_bytes(part: Part, tokens: int, dtype_bytes: int) -> int:
-    """Inputs and output gradients of the linear layers, which wait for W."""
-    linear = [m for m in part.model.modules() if isinstance(m, (nn.Linear, Conv1D))]
-    return sum(tokens * dtype_bytes * sum(m.weight.shape) for m in linear)
 
 
 def _line(low: Costs, high: Costs, share: float) -> Costs:

@@ -48,7 +48,7 @@ class Stage:
 
     def forward(self, microbatch: int, hidden: Tensor | None, batch: MicroBatch) -> Tensor | None:
         """Op F. Takes the hidden state of the stage before; answers that for the next, None behind the head."""
-        if hidden is not None:
+        if hidden is not None and self.part.passes_gradient:
             hidden.requires_grad_()
         with self._offload.saving(microbatch, hidden) if self._offload else nullcontext():
             output = self.part.forward(hidden, batch)
@@ -77,8 +77,13 @@ class Stage:
             torch.autograd.backward([edge], None if gradient is None else [gradient])
         if hidden is None:
             return None
-        # A part that lets nothing through (all of it bypassed) has a gradient all the same: zero.
+        # A part that lets nothing through (bypassed, or all before it is frozen) sends a gradient all the same: zero.
         return torch.zeros_like(hidden) if hidden.grad is None else hidden.grad
+
+    def waiting_bytes(self, microbatch: int) -> int:
+        """What is kept between op I and op W of ``microbatch``."""
+        assert self._weight_gradients is not None
+        return self._weight_gradients.num_bytes(microbatch)
 
     def weight_backward(self, microbatch: int) -> None:
         """Op W: the weight gradients that op I of the same micro-batch left."""

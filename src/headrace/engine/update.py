@@ -30,7 +30,7 @@ class Update:
         """Takes what the optimizer steps."""
         self._parameters, self._clip_norm = parameters, settings.clip_norm
         self.optimizer = torch.optim.AdamW(
-            [p for p in parameters.local.values() if p.requires_grad],
+            [{"params": [p for p in parameters.local.values() if p.requires_grad]}],  # A frozen stage has none.
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,

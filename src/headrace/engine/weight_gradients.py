@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ class WeightGradients:
 
     def __init__(self) -> None:
         self._waiting: dict[int, deque[Callable[[], None]]] = {}
-        self._uses: dict[Tensor, list[tuple[Product, tuple[Tensor, ...]]]] = {}
+        self._uses: dict[Tensor, _Gradient] = {}
         self._microbatch = 0
 
     def collect(self, microbatch: int) -> None:
@@ -31,11 +32,17 @@ class WeightGradients:
 
         Where a parameter is used more than once, the products of one micro-batch are summed before, as autograd does.
         """
-        if parameter in self._uses:
-            self._uses[parameter].append((product, factors))
-        else:
-            uses = self._uses[parameter] = [(product, factors)]
-            self.leave(lambda: _add_gradient(parameter, uses))
+        gradient = self._uses.get(parameter)
+        if gradient is None:
+            gradient = self._uses[parameter] = _Gradient(parameter, [])
+            self.leave(gradient)
+        gradient.uses.append((product, factors))
+
+    def num_bytes(self, microbatch: int) -> int:
+        """What the products of ``microbatch`` keep in memory until they are done."""
+        gradients = [work for work in self._waiting[microbatch] if isinstance(work, _Gradient)]
+        storages = [factor.untyped_storage() for each in gradients for _, factors in each.uses for factor in factors]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     @torch.no_grad()
     def run(self, microbatch: int) -> None:
@@ -46,19 +53,27 @@ class WeightGradients:
             waiting.popleft()()
 
 
-def _add_gradient(parameter: Tensor, uses: list[tuple[Product, tuple[Tensor, ...]]]) -> None:
-    product, factors = uses.pop(0)
-    total = product(*factors)
-    while uses:
-        product, factors = uses.pop(0)
-        total = total + product(*factors)
-    total = total.to(parameter.dtype)  # Autocast's products have fewer bits, and are summed so.
-    if parameter.grad is not None:
-        parameter.grad += total
-    elif total.stride() == parameter.stride():
-        parameter.grad = total
-    else:  # A norm adds in the order of memory.
-        parameter.grad = torch.empty_like(parameter).copy_(total)
+@dataclass(frozen=True, slots=True)
+class _Gradient:
+    """The products that make one parameter's gradient of one micro-batch: one for each use."""
+
+    parameter: Tensor
+    uses: list[tuple[Product, tuple[Tensor, ...]]]
+
+    def __call__(self) -> None:
+        product, factors = self.uses.pop(0)
+        total = product(*factors)
+        while self.uses:
+            product, factors = self.uses.pop(0)
+            total = total + product(*factors)
+        parameter = self.parameter
+        total = total.to(parameter.dtype)  # Autocast's products have fewer bits, and are summed so.
+        if parameter.grad is not None:
+            parameter.grad += total
+        elif total.stride() == parameter.stride():
+            parameter.grad = total
+        else:  # A norm adds in the order of memory.
+            parameter.grad = torch.empty_like(parameter).copy_(total)
 
 
 def may_wait(parameter: Tensor) -> bool:

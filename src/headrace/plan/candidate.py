@@ -206,7 +206,8 @@ def _predict(
     ]
     states = [state_bytes(job.chain, layers) for layers in held]
     rank_speeds = [speeds[schedule.placement.index(rank)] for rank in range(schedule.num_ranks)]
-    slowest = max(state.parameter_bytes / speed for state, speed in zip(states, rank_speeds, strict=True))
+    stepped_bytes = [min(state.parameter_bytes, state.gradient_bytes) for state in states]
+    slowest = max(num_bytes / speed for num_bytes, speed in zip(stepped_bytes, rank_speeds, strict=True))
     step_s = simulation.step_s + prices.costs.optimizer_s_per_byte * slowest
     working_bytes = [max(prices.working_bytes[layer] for layer in layers) for layers in held]
     activations = zip(simulation.peak_activation_bytes, working_bytes, strict=True)

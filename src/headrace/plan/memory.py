@@ -30,13 +30,18 @@ def num_held_parameters(chain: Chain, layers: Collection[int]) -> int:
 def state_bytes(chain: Chain, layers: Collection[int]) -> StateBytes:
     """Parameters, their gradients in the same precision, and the state of AdamW on a rank with these layers.
 
-    A tied head gathers a gradient of its own over the micro-batches, also where it shares the embedding's matrix.
+    Those that do not learn have neither gradient nor state. A tied head gathers a gradient of its own over the
+    micro-batches, also where it shares the embedding's matrix.
     """
     num_parameters = num_held_parameters(chain, layers)
-    twice_gathered = bool(chain.tied) and {0, len(chain.layers) - 1} <= set(layers)
-    num_gradients = num_parameters + chain.vocab_size * chain.hidden_size * twice_gathered
+    num_copied = num_parameters - sum(chain.layers[layer].num_parameters for layer in layers)
+    tied_learns = bool(chain.tied) and chain.frozen.isdisjoint(owner for _, owner in chain.tied)
+    num_learning = num_parameters - sum(chain.layers[layer].num_frozen for layer in layers)
+    num_learning -= 0 if tied_learns else num_copied
+    twice_gathered = tied_learns and {0, len(chain.layers) - 1} <= set(layers)
+    num_gradients = num_learning + chain.vocab_size * chain.hidden_size * twice_gathered
     return StateBytes(
         num_parameters * chain.dtype_bytes,
         num_gradients * chain.dtype_bytes,
-        num_parameters * ADAMW_BYTES_PER_PARAMETER,
+        num_learning * ADAMW_BYTES_PER_PARAMETER,
     )

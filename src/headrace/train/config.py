@@ -118,6 +118,8 @@ class TrainConfig(Section):
     """AdamW's decoupled weight decay."""
     clip_norm: Positive | None = 1.0
     """Largest global norm of the gradient; null leaves it as it is."""
+    freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Parameters that do not learn, by name or by module, such as [model.embed_tokens, "model.layers.0.*"]."""
     seed: Seed = 0
     """Decides the first weights and every dropout mask."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0

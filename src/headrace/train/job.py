@@ -65,6 +65,7 @@ class Job:
             "data_seed": self.config.data.seed,
             "sequence_length": self.config.data.sequence_length,
             "train_seed": self.config.train.seed,
+            "freeze": self.config.train.freeze or None,
         }
 
 
@@ -132,7 +133,8 @@ def load_job(run_dir: Path) -> Job:
 
 def make_source(config: Config, model_config: PretrainedConfig, folder: Path | None) -> ModelSource:
     """The model that ``config`` asks for."""
-    return ModelSource(model_config, folder, getattr(torch, config.model.dtype), config.train.seed)
+    dtype = getattr(torch, config.model.dtype)
+    return ModelSource(model_config, folder, dtype, config.train.seed, config.train.freeze)
 
 
 def _model_config(config: Config) -> tuple[PretrainedConfig, Path | None]:

@@ -133,7 +133,8 @@ def _bytes_to_write(job: Job, steps_done: int) -> int:
     saves = -(-left // every) if every else 1
     copies = min(saves, 1 if steps_done else job.config.checkpoint.keep + 1)
     chain = job.source.chain()
-    return chain.num_parameters * chain.dtype_bytes * (copies * (1 + len(MOMENTS)) + 1)
+    state = chain.num_parameters + len(MOMENTS) * chain.num_learning
+    return (copies * state + chain.num_parameters) * chain.dtype_bytes
 
 
 def _export(job: Job) -> None:
