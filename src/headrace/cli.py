@@ -199,8 +199,9 @@ def cluster(as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
     from headrace.cluster import this_machine
+    from headrace.engine.link import with_measured_link
 
-    found = this_machine()
+    found = with_measured_link(this_machine())
     if as_json:
         _print_json(asdict(found))
     else:

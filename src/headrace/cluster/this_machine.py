@@ -12,8 +12,8 @@ from headrace.cluster.probe import probe
 from headrace.errors import RequestError
 
 CPU_LINK = Link(latency_s=0.5e-3, bytes_per_s=1.5e9)
-"""Gloo over loopback. A message that finds its receiver awake takes 0.05 ms, one that wakes it about 0.5 ms; large
-ones move 1-4 GB/s (seen on a machine of 2 cores). Used where nobody measures the link."""
+"""Gloo over loopback. A message that finds its receiver awake takes 0.05 ms, one that wakes it about 0.5 ms; large ones
+move 1-4 GB/s (seen on a machine of 2 cores). Used where processes share no memory, and nobody measures the link."""
 
 UNKNOWN_CUDA_LINK = Link(PEER_LATENCY_S, bytes_per_s=12e9)
 """Between CUDA devices that are not in the table: about what PCIe 3 reaches. Used where nobody measures the link."""

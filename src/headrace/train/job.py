@@ -16,6 +16,7 @@ from headrace.chain.build import ModelSource, named_config
 from headrace.chain.check import require_exact
 from headrace.cluster import Cluster, num_cores, this_machine
 from headrace.costs import Costs, LinkCosts
+from headrace.engine.link import with_measured_link
 from headrace.engine.profile import Profiler
 from headrace.errors import RequestError
 from headrace.plan import Plan, Wanted, make_plan
@@ -191,7 +192,7 @@ def machine_for(config: Config) -> Cluster:
     """This machine's devices for the ranks that ``config`` names, one where it names none."""
     parallel = config.parallel
     stages = Wanted(**parallel.model_dump()).num_ranks
-    return this_machine(stages, dtype=config.model.dtype)
+    return with_measured_link(this_machine(stages, dtype=config.model.dtype))
 
 
 def plan_job(config: Config, progress: Progress) -> tuple[Chain, Plan, Simulation]:
