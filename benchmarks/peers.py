@@ -17,7 +17,8 @@ from headrace.chain.part import Part
 from headrace.engine import AdamWSettings, Batch, Engine
 from headrace.engine.memory import peak_memory_bytes
 from headrace.plan import Layout, Plan
-from headrace.schedule import make_schedule
+from headrace.schedule import Schedule, make_schedule
+from headrace.schedule.files import schedule_to_json
 
 Seconds = list[float]
 LENGTH, VOCAB = 256, 4096
@@ -36,15 +37,15 @@ def timed(step: Callable[[], Any], steps: int) -> Seconds:
     return [float(lap) for lap in longest]
 
 
-def paced_headrace(schedule: str, microbatches: int, pace_s: float, numbers: int, steps: int) -> Seconds:
-    """Equal stages of ``pace_s`` for F, I and W of a rank's whole share."""
-    made = make_schedule(schedule, dist.get_world_size(), microbatches)
+def paced_headrace(made: Schedule, pace_s: float, numbers: int, steps: int) -> Seconds:
+    """Equal stages of ``pace_s`` for F, I and W of a rank's whole share, under any order."""
     stages, chunks = made.num_stages, made.num_stages // made.num_ranks
     pace = Pace(pace_s / chunks, pace_s / chunks, pace_s / chunks, numbers)
     layout = Layout(1, made.num_ranks, 1, chunks, tuple(range(stages + 1)), made.placement)
-    plan = Plan(layout, schedule, microbatches, 1)
+    orders = tuple(map(tuple, schedule_to_json(made)["orders"]))
+    plan = Plan(layout, made.name, made.num_microbatches, 1, orders=orders)
     engine = Engine(cast(ModelSource, PacedSource(pace, stages)), plan, AdamWSettings())
-    ids = torch.zeros(microbatches, 1, dtype=torch.long)
+    ids = torch.zeros(made.num_microbatches, 1, dtype=torch.long)
     return timed(lambda: engine.step(Batch(ids, ids)), steps)
 
 
@@ -64,9 +65,17 @@ def paced_torch(schedule: str, microbatches: int, pace_s: float, numbers: int, s
     def loss(output: Tensor, _: Tensor) -> Tensor:
         return output[0, 0, 0] * 1.0  # Not a view, which its split backward refuses.
 
-    step = torch_step(schedule, [stage(i) for i in mine], microbatches, loss)
+    stages_here = [stage(i) for i in mine]
+    step = torch_step(schedule, stages_here, microbatches, loss)
+    optimizer = torch.optim.AdamW([p for one in stages_here for p in one.submod.parameters()])
     rows = torch.zeros(microbatches, 1, numbers)
-    return timed(lambda: step(rows, torch.zeros(microbatches, 1)), steps)
+
+    def whole() -> None:
+        step(rows, torch.zeros(microbatches, 1))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return timed(whole, steps)
 
 
 def torch_placement(schedule: str, rank: int, size: int) -> tuple[list[int], int, int]:
