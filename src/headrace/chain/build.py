@@ -33,6 +33,7 @@ class ModelSource:
         dtype: Of parameters and activations.
         seed: Of the start weights.
         freeze: Patterns of the names of parameters that do not learn, as `frozen_names` reads them.
+        autocast: Type of the matrix products where it is another than ``dtype`` (see ``torch.autocast``).
     """
 
     config: PretrainedConfig
@@ -40,6 +41,7 @@ class ModelSource:
     dtype: torch.dtype = torch.float32
     seed: int = field(default=0)
     freeze: tuple[str, ...] = ()
+    autocast: torch.dtype | None = None
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -83,7 +85,7 @@ class ModelSource:
         for name, parameter in part.named_parameters():
             if owners.get(name, name) in self.frozen:
                 parameter.requires_grad_(False)
-        part.passes_gradient = first > self.first_that_learns
+        part.passes_gradient, part.autocast = first > self.first_that_learns, self.autocast
         return part
 
 

@@ -68,6 +68,7 @@ class Part:
         first, stop: Bounds in the chain (0 is the embedding, ``num_layers + 1`` the head).
         recomputed: Indices in the model's list of layers that keep their input only, and run again in the backward.
         loss_chunks: Chunks of tokens in which the loss is computed; its logits are alive one chunk at a time.
+        autocast: Type in which matrix products are made, as ``torch.autocast`` chooses them; None: the parameters'.
         passes_gradient: Whether a layer before this part learns, so that the gradient of what is received is wanted.
     """
 
@@ -75,6 +76,7 @@ class Part:
         self.model, self.anatomy, self.first, self.stop = model, anatomy, first, stop
         self.recomputed: frozenset[int] = frozenset()
         self.loss_chunks = 1
+        self.autocast: torch.dtype | None = None
         self.passes_gradient = first > 0
         self._received: Tensor | None = None
         self._output: Tensor | None = None
@@ -124,6 +126,18 @@ class Part:
             step's mean loss (a scalar, which its backward fills in: see `late_loss`), or, where the micro-batch asks
             for them, the logits ``[rows, vocabulary]`` of the next token.
         """
+        if self.autocast is None:
+            return self._forward(hidden, batch)
+        # Autocast casts a leaf once for all its uses, a hidden state of the unsplit model for each.
+        hidden = None if hidden is None else hidden.view_as(hidden)
+        with torch.autocast(batch.input_ids.device.type, self.autocast):
+            return self._forward(hidden, batch)
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Local parameters by global name; the head's copy of a tied embedding has its own name."""
+        return self.model.named_parameters()
+
+    def _forward(self, hidden: Tensor | None, batch: MicroBatch) -> Tensor:
         self._received, self._key = hidden, batch.key
         inputs: dict[str, Any] = {"attention_mask": batch.attention_mask, "use_cache": False}
         if batch.position_ids is not None:
@@ -148,10 +162,6 @@ class Part:
         assert output is not None
         self._check_output(output, (*batch.shape, self._hidden_size))
         return output.contiguous()
-
-    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """Local parameters by global name; the head's copy of a tied embedding has its own name."""
-        return self.model.named_parameters()
 
     def _check_output(self, output: Tensor, shape: tuple[int, ...]) -> None:
         """The next stage makes room for what crosses the cut from these alone."""

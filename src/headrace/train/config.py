@@ -118,6 +118,8 @@ class TrainConfig(Section):
     """AdamW's decoupled weight decay."""
     clip_norm: Positive | None = 1.0
     """Largest global norm of the gradient; null leaves it as it is."""
+    autocast: Literal["bfloat16"] | None = None
+    """Type in which matrix products are made (`torch.autocast`) while parameters keep `model.dtype`."""
     freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Parameters that do not learn, by name or by module, such as [model.embed_tokens, "model.layers.0.*"]."""
     seed: Seed = 0

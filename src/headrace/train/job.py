@@ -66,6 +66,7 @@ class Job:
             "data_seed": self.config.data.seed,
             "sequence_length": self.config.data.sequence_length,
             "train_seed": self.config.train.seed,
+            "autocast": self.config.train.autocast,
             "freeze": self.config.train.freeze or None,
         }
 
@@ -135,7 +136,8 @@ def load_job(run_dir: Path) -> Job:
 def make_source(config: Config, model_config: PretrainedConfig, folder: Path | None) -> ModelSource:
     """The model that ``config`` asks for."""
     dtype = getattr(torch, config.model.dtype)
-    return ModelSource(model_config, folder, dtype, config.train.seed, config.train.freeze)
+    autocast = torch.bfloat16 if config.train.autocast else None
+    return ModelSource(model_config, folder, dtype, config.train.seed, config.train.freeze, autocast)
 
 
 def _model_config(config: Config) -> tuple[PretrainedConfig, Path | None]:
