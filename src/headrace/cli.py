@@ -1,16 +1,15 @@
 """The command line: each verb is a thin cover over one plain Python call."""
 
-import json
 import os
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from headrace import __version__
+from headrace.cli_shown import print_json, say, show_end, show_plan, shown
 from headrace.errors import HeadraceError, RequestError
 from headrace.view.working import Working
 
@@ -25,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-shown = Console(stderr=True)
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")
@@ -60,14 +58,14 @@ def train(
     start = train_as_rank if by_torchrun else train_here
     with Working(shown) as progress:
 
-        def show_plan(job: "Job") -> None:
+        def show(job: "Job") -> None:
             progress.close()
             if not as_json:
-                _show_plan(job)
+                show_plan(job)
 
-        job = start(loaded, folder, resume, show_plan, progress)
+        job = start(loaded, folder, resume, show, progress)
     if not by_torchrun or os.environ["RANK"] == "0":
-        _show_end(job, as_json, [str(config), *(overrides or [])])
+        show_end(job, as_json, [str(config), *(overrides or [])])
 
 
 @app.command(epilog="Example: headrace check llama --json")
@@ -87,7 +85,7 @@ def check(
 
     verdict = check_named(model)
     if as_json:
-        _print_json(verdict.to_json())
+        print_json(verdict.to_json())
     elif verdict.exact:
         typer.echo(f"{verdict.type}: exact at all {verdict.cuts} cuts of {verdict.layers} layers")
     if not verdict.exact:
@@ -101,7 +99,7 @@ def _check_all(as_json: bool) -> None:
         verdicts = check_all(progress=progress)
     num_exact = sum(verdict.exact for verdict in verdicts)
     if as_json:
-        _print_json({"num_types": len(verdicts), "num_exact": num_exact, "types": [v.to_json() for v in verdicts]})
+        print_json({"num_types": len(verdicts), "num_exact": num_exact, "types": [v.to_json() for v in verdicts]})
         return
     for verdict in verdicts:
         typer.echo(
@@ -121,7 +119,7 @@ def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fals
     with Working(shown) as progress:
         chain, made, _ = plan_job(loaded, progress)
     if as_json:
-        _print_json(made.to_json())
+        print_json(made.to_json())
     else:
         from headrace.view.terminal import plan_table
 
@@ -158,14 +156,14 @@ def simulate(
         if plot is not None:
             raise RequestError("--plot draws one schedule, not all; name it")
         every = answer_all(question)
-        _print_json(every) if as_json else Console().print(schedules_table(every["schedules"], every["left_out"]))
+        print_json(every) if as_json else Console().print(schedules_table(every["schedules"], every["left_out"]))
         return
     row, simulation = answer(schedule, question)
     if plot is not None:
         from headrace.view.schedule_picture import draw_schedule
 
         draw_schedule(simulation, plot)
-    _print_json(row) if as_json else Console().print(schedules_table([row], []))
+    print_json(row) if as_json else Console().print(schedules_table([row], []))
 
 
 @app.command(epilog="Example: headrace profile examples/quickstart.yaml --rows 2")
@@ -188,7 +186,7 @@ def profile(
         from dataclasses import asdict
 
         layers = [{"name": layer.name, **asdict(cost)} for layer, cost in zip(chain.layers, costs.layers, strict=True)]
-        _print_json({**asdict(costs), "layers": layers})
+        print_json({**asdict(costs), "layers": layers})
     else:
         Console().print(cost_table(costs, chain))
 
@@ -203,7 +201,7 @@ def cluster(as_json: AsJson = False) -> None:
 
     found = with_measured_link(this_machine())
     if as_json:
-        _print_json(asdict(found))
+        print_json(asdict(found))
     else:
         from headrace.view.terminal import cluster_table
 
@@ -220,7 +218,7 @@ def view(
     from headrace.view import page_data, write_page
 
     if as_json:
-        _print_json(page_data(run))
+        print_json(page_data(run))
     else:
         typer.echo(write_page(run, out))
 
@@ -237,44 +235,29 @@ def export(
     typer.echo(export_run(run, out, load_job(run).prepared.tokenizer_folder))
 
 
-def _show_plan(job: "Job") -> None:
-    from headrace.view.terminal import plan_table
+@app.command(epilog="Example: headrace sample runs/quickstart 'def main(' --tokens 32")
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text; token ids where the run has no tokenizer.")],
+    tokens: Annotated[
+        int | None, typer.Option(help="New tokens at the most; absent: 48, or what the model has room for.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="How freely tokens are drawn; 0 takes the likeliest each time.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the draws; the same seed draws the same in every layout.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Let a run's newest checkpoint go on from a prompt, through the pipeline of its plan on this machine."""
+    from dataclasses import asdict
 
-    config = job.config
-    shown.print(plan_table(job.plan, job.source.chain(), config.train.batch, config.data.sequence_length))
-    _say(f"Run folder: {job.files.run_dir}")
+    from headrace.train.sample import sample_run
 
-
-def _show_end(job: "Job", as_json: bool, asked: list[str]) -> None:
-    from headrace.train.finish import sample
-
-    files = job.files
-    summary: dict[str, Any] = json.loads(files.summary.read_text())
+    made = sample_run(run, prompt, tokens, temperature, seed)
     if as_json:
-        _print_json(summary)
-        return
-    if summary["status"] == "stopped":
-        way = shlex.join(["headrace", "train", *asked, "--run-dir", str(files.run_dir), "--resume"])
-        _say(f"Stopped after step {summary['steps']}, which is saved; go on with: {way}")
-        return
-    from headrace.view.terminal import comparison, whereabouts
-
-    shown.print(comparison(summary))
-    shown.print(whereabouts(files.run_dir), highlight=False)
-    if (written := sample(job, files)) is not None:
-        from rich.text import Text
-
-        shown.print("\nA sample by plain transformers, from the exported folder", style="bold")
-        shown.print(Text.assemble((written[0], "dim"), written[1]))
-
-
-def _say(text: str) -> None:
-    """One line as it is, however narrow the terminal."""
-    shown.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data))
+        print_json(asdict(made))
+    else:
+        typer.echo(made.text)
 
 
 def main() -> None:
@@ -285,8 +268,8 @@ def main() -> None:
     try:
         app()
     except HeadraceError as error:
-        _say(f"headrace: {error}")
+        say(f"headrace: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _say("headrace: interrupted before the run began; nothing was lost")
+        say("headrace: interrupted before the run began; nothing was lost")
         sys.exit(130)

@@ -25,6 +25,7 @@ OPTIONS = {
     "cluster": "--json",
     "view": "RUN --out --json",
     "export": "RUN DIR",
+    "sample": "RUN PROMPT --tokens --temperature --seed --json",
 }
 KEYS = """
     model model.config model.path model.dtype

@@ -29,13 +29,32 @@ def launch(files: RunFiles, plan: Plan, resume: bool) -> None:
         RequestError: The ranks refused the request.
         RunError: A rank failed; names it and its error. Or there was a second Ctrl-C.
     """
+    arguments = ["-m", "headrace.train.worker", str(files.run_dir), *(["--resume"] if resume else [])]
+    previous = {number: signal.signal(number, _ask_to_stop(files.stop)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run_ranks(plan, files.run_dir.name, arguments)
+    except KeyboardInterrupt:
+        raise RunError("interrupted for the second time, before the step was done") from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        files.stop.unlink(missing_ok=True)
+
+
+def run_ranks(plan: Plan, name: str, arguments: list[str]) -> None:
+    """Runs ``python ARGUMENTS`` as each rank of a plan and waits for them.
+
+    Raises:
+        RequestError: The ranks refused the request.
+        RunError: A rank failed; names it and its error.
+    """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ["OMP_NUM_THREADS"] = str(max(1, num_cores() // plan.layout.num_ranks))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=plan.layout.num_ranks,
-        run_id=files.run_dir.name,
+        run_id=name,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
@@ -43,18 +62,10 @@ def launch(files: RunFiles, plan: Plan, resume: bool) -> None:
         signals_to_handle="SIGQUIT",
         shutdown_timeout=END_PEERS_S,
     )
-    arguments = ["-m", "headrace.train.worker", str(files.run_dir), *(["--resume"] if resume else [])]
-    previous = {number: signal.signal(number, _ask_to_stop(files.stop)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
         raise _explain(error, plan) from None
-    except KeyboardInterrupt:
-        raise RunError("interrupted for the second time, before the step was done") from None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        files.stop.unlink(missing_ok=True)
 
 
 def _ask_to_stop(stop_file: Path) -> "signal._HANDLER":

@@ -72,6 +72,12 @@ def state_of(engine: Engine) -> dict[str, Tensor]:
     return state | engine.persistent_buffers()
 
 
+def weights_of(engine: Engine) -> dict[str, Tensor]:
+    """What of `state_of` is the model alone."""
+    named = {engine.parameters.global_name(name): p.detach() for name, p in engine.parameters.local.items()}
+    return named | engine.persistent_buffers()
+
+
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(data, dict):
         return {prefix: list(data) if isinstance(data, tuple) else data}
