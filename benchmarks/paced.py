@@ -85,6 +85,7 @@ class PacedPart:
         self.name = f"stages.{first}.weight"
         self.has_embedding, self.has_head = first == 0, first == num_stages - 1
         self.recomputed: frozenset[int] = frozenset()
+        self.passes_gradient = first > 0
         self._pace = pace
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
