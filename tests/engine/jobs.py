@@ -1,6 +1,7 @@
 """What the ranks of the engine's tests run, and the plain loop that judges them."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -87,7 +88,12 @@ def whole_loss(model: Any, ids: torch.Tensor, labels: torch.Tensor, valid: int) 
     return loss.detach()
 
 
-def plain(
+def plain(*args: Any, **options: Any) -> Any:
+    """The judge: losses, norms, the last step's gradients and the weights."""
+    return plain_with_moments(*args, **options)[:4]
+
+
+def plain_with_moments(
     config: PretrainedConfig,
     start: dict[str, torch.Tensor],
     steps: list[Batch],
@@ -95,14 +101,20 @@ def plain(
     dtype: torch.dtype = torch.float32,
     loss_of: Callable[..., torch.Tensor] = whole_loss,
     frozen: frozenset[str] = frozenset(),
+    settings: AdamWSettings = SETTINGS,
+    poisoned_step: int = -1,
 ) -> Any:
-    """The judge: transformers and torch alone, one process, the same micro-batches in turn."""
+    """The judge: transformers and torch alone, one process, the same micro-batches in turn.
+
+    The gradients of ``poisoned_step`` are infinite, and a step whose norm is not finite changes nothing.
+    """
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).train()
     model.load_state_dict(start, strict=not config.tie_word_embeddings)
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
     seed = _seed_each_layer(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    poison(model.named_parameters(), lambda: len(losses) == poisoned_step)
     losses, norms, gradients = [], [], {}
     for step, batch in enumerate(steps):
         valid = int((batch.labels[:, 1:] != -100).sum())
@@ -114,11 +126,27 @@ def plain(
             seed(step, index)
             total = total + loss_of(model, ids, labels, valid)
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip_norm)))
-        optimizer.step()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm or math.inf)))
+        if math.isfinite(norms[-1]):
+            optimizer.step()
         optimizer.zero_grad()
         losses.append(float(total))
-    return losses, norms, gradients, {n: p.detach() for n, p in model.named_parameters()}
+    moments = moments_of(model.named_parameters(), optimizer)
+    return losses, norms, gradients, {n: p.detach() for n, p in model.named_parameters()}, moments
+
+
+def poison(parameters: Iterable[tuple[str, torch.nn.Parameter]], now: Callable[[], bool]) -> None:
+    """Makes the gradients of the last norm's weight infinite where ``now()``."""
+    for name, parameter in parameters:
+        if name == "model.norm.weight":
+            parameter.register_hook(lambda gradient: gradient * math.inf if now() else gradient)
+
+
+def moments_of(
+    parameters: Iterable[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """A copy of the optimizer's state by name."""
+    return {f"{n} {k}": t.clone() for n, p in parameters for k, t in optimizer.state.get(p, {}).items()}
 
 
 def _seed_each_layer(model: Any) -> Callable[[int, int], None]:

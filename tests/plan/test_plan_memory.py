@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from handmade_chains import make_costs
+from handmade_chains import make_chain, make_costs
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from headrace.chain.anatomy import find_anatomy, meta_model
@@ -73,3 +73,20 @@ def test_a_tied_matrix_on_one_rank_is_held_once_and_gathers_two_gradients():
     got = plan_of(config, Wanted(pp=1)).prediction
     assert got.parameter_bytes == (sum(p.nbytes for p in LlamaForCausalLM(config).parameters()),)
     assert got.gradient_bytes[0] - got.parameter_bytes[0] == 97 * 32 * 4
+
+
+def test_post_validation_needs_a_copy_of_parameters_and_moments():
+    plain, early = (plan_of(tiny(False), Wanted(pp=4, post_validation=wish)).prediction for wish in (False, True))
+    for rank in range(4):
+        assert early.optimizer_bytes[rank] == 2 * plain.optimizer_bytes[rank] + plain.parameter_bytes[rank]
+        assert early.memory_bytes(rank) - plain.memory_bytes(rank) == 12 * plain.parameter_bytes[rank] // 4
+
+
+@pytest.mark.parametrize(("tied", "turns"), [(False, 3 * 8), (True, 3 * 8 + 3)])
+def test_post_validation_takes_the_time_of_the_longest_rank_unless_tied_ends_wait_for_each_other(tied, turns):
+    """ZB-H2 at equal F, I and W: each rank computes 3 M turns without a pause, the last begins P - 1 turns late."""
+    chain = make_chain(8, tied=tied)
+    wanted = Wanted(pp=4, schedule="zb-h2", microbatches=8, cuts=(2, 2, 2, 2), post_validation=True)
+    plan, _ = make_plan(chain, lambda rows: make_costs(chain, rows=rows), CLUSTER, 8, 16, wanted)
+    assert plan.post_validation
+    assert plan.prediction.step_s == pytest.approx(turns * 0.002)

@@ -71,7 +71,8 @@ def write_job(folder: Path, model: dict[str, Any] = LLAMA, **train: Any) -> Path
 
 def run(command: list[Any], cwd: Path, hook: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """Runs a command to its end, in a process group of its own."""
-    environment = ENVIRONMENT if hook is None else {**ENVIRONMENT, "PYTHONPATH": str(hook)}
+    paths = [*([] if hook is None else [str(hook)]), *filter(None, [ENVIRONMENT.get("PYTHONPATH")])]
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run(
         [str(word) for word in command],
         cwd=cwd,

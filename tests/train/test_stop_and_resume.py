@@ -144,3 +144,19 @@ def test_a_finished_run_goes_on_to_more_steps_and_exports_anew(llama: Whole, tmp
     assert outcome(run_dir)[1] != outcome(llama.run_dir)[1]
     export_checkpoint(run_dir / "checkpoints/step-000007", tmp_path / "out", None)
     assert outcome(run_dir)[1] == (tmp_path / "out/model.safetensors").read_bytes()
+
+
+def test_early_steps_stop_one_later_and_go_on_to_the_same_bits(llama: Whole, tmp_path: Path) -> None:
+    """Post-validation: the wish to stop reaches the others with the norm of its step, when the next one has begun.
+
+    All steps of this job are clipped, so the first after each start is made early and taken back.
+    """
+    run_dir, early = tmp_path / "run", ("parallel.post_validation=true", "parallel.schedule=zb-h2")
+    hook = write_hook(tmp_path / "hook", 1, 1, _send_and_see("SIGINT", run_dir))
+    stopped = train(llama.job, str(run_dir), *early, "checkpoint.every=0", hook=hook)
+    assert stopped.returncode == 0, stopped.stderr
+    assert _steps(run_dir) == [1, 2]
+    assert json.loads((run_dir / "plan.json").read_text())["post_validation"]
+    again = run(_way_on(stopped.stderr), tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert outcome(run_dir) == outcome(llama.run_dir)

@@ -2,10 +2,13 @@
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from headrace.errors import PeerLostError
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,14 @@ class Agreement:
         flat = list(itertools.chain.from_iterable(everyone))
         self._order = sorted(range(len(flat)), key=lambda i: place[flat[i]])
 
-    def exchange(self, mine: Word) -> list[Word]:
-        """Everybody's words by rank. Doubles carry every float32 unchanged.
+    def start(self, mine: Word, dtype: torch.dtype) -> "Exchange":
+        """Sends this rank's word and waits for nobody. Doubles carry every float32 unchanged.
 
         Each rank writes to each other one directly: a collective passes words around a ring, one wait after another.
+
+        Args:
+            mine: What this rank tells.
+            dtype: Of the norm.
         """
         row = [mine.loss, mine.busy_s, mine.peak_memory_bytes, float(mine.stop), *mine.norms]
         sent = torch.zeros(self._width, dtype=torch.float64)
@@ -53,9 +60,10 @@ class Agreement:
         others = [rank for rank in range(self._world) if rank != self._rank]
         works = [dist.irecv(rows[rank], rank) for rank in others]
         works += [dist.isend(sent, rank) for rank in others]
-        for work in works:
-            assert work is not None
-            work.wait()
+        return Exchange(self, works, rows, dtype)
+
+    def read(self, rows: list[Tensor]) -> list[Word]:
+        """The words by rank."""
         return [
             Word(r[0], r[1], r[2], bool(r[3]), r[4 : 4 + count])
             for r, count in zip((t.tolist() for t in rows), self._counts, strict=True)
@@ -70,3 +78,40 @@ class Agreement:
         norms = [flat[index] for index in self._order if flat[index] >= 0 or flat[index] != flat[index]]
         total: Tensor = torch.linalg.vector_norm(torch.tensor(norms, dtype=dtype))
         return total
+
+
+class Exchange:
+    """The words of one step on their way."""
+
+    def __init__(
+        self, agreement: Agreement, works: list[dist.Work | None], rows: list[Tensor], dtype: torch.dtype
+    ) -> None:
+        self._agreement, self._works, self._rows, self._dtype = agreement, works, rows, dtype
+
+    def wait(self) -> None:
+        """Waits for all ranks.
+
+        Raises:
+            PeerLostError: A rank is gone.
+        """
+        try:
+            while self._works:  # To wait for one twice would be to wait for another message.
+                work = self._works.pop()
+                assert work is not None
+                work.wait()
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise PeerLostError(
+                f"rank {dist.get_rank()} waited for the other ranks at the end of the step: {first}"
+            ) from error
+
+    @cached_property
+    def words(self) -> list[Word]:
+        """Everybody's words by rank, waited for."""
+        self.wait()
+        return self._agreement.read(self._rows)
+
+    @cached_property
+    def norm(self) -> Tensor:
+        """Global norm of the gradients, waited for."""
+        return self._agreement.total_norm(self.words, self._dtype)

@@ -35,6 +35,7 @@ class Channels:
         self._inboxes: dict[Edge, Inbox | SharedInbox | Local] = {}
         self._outboxes: dict[Edge, Outbox | SharedOutbox | Local] = {}
         self.timeout = timedelta(minutes=10)
+        self._dtype, self._device = dtype, device
         last = len(placement) - 1
         edges = [(s, s + 1) for s in range(last)] + [(s + 1, s) for s in range(last)]
         ends = {edge: (placement[edge[0]], placement[edge[1]]) for edge in edges}
@@ -104,6 +105,16 @@ class Channels:
                 f"rank {transfer.source_rank} (stage {transfer.source_stage}) could not send the {transfer.what} of "
                 f"micro-batch {transfer.microbatch} to rank {transfer.target_rank}: {str(error).splitlines()[0]}"
             ) from error
+
+    def put_blank(self, transfer: Transfer, shape: tuple[int, ...]) -> None:
+        """Sends zeros in the place of what ``transfer`` names."""
+        self.put(transfer, torch.zeros(shape, dtype=self._dtype, device=self._device))
+
+    def pass_step(self) -> None:
+        """The last step is over here, and the one before it on all ranks: lets go of what that one has sent."""
+        for outbox in self._outboxes.values():
+            if isinstance(outbox, Outbox):
+                outbox.pass_step()
 
     def close_step(self) -> None:
         """Waits for the last sends, whose receivers have finished their step."""

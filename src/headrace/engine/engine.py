@@ -18,44 +18,22 @@ from headrace.engine.interpreter import Interpreter
 from headrace.engine.memory import peak_memory_bytes
 from headrace.engine.offload import Offload
 from headrace.engine.parameters import Parameters
+from headrace.engine.post_validation import PostValidation
 from headrace.engine.program import Program
+from headrace.engine.result import MadeStep, StepResult
 from headrace.engine.stage import Stage
 from headrace.engine.update import AdamWSettings, Update
-from headrace.errors import PeerLostError
 from headrace.plan import Plan
 from headrace.schedule import check
 from headrace.schedule.padded import keep_first
 from headrace.simulate import Span, Timeline
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """One optimizer step; the same on every rank.
-
-    Attributes:
-        loss: Mean over all valid tokens of the step.
-        grad_norm: Global norm of the gradients, before clipping.
-        skipped: Whether the norm was not finite, so that no weight was changed.
-        num_tokens: Tokens of the batch.
-        step_s: Seconds on this rank.
-        idle_share: Share of all ranks' time, from the first forward to the last backward, without an op running.
-        peak_memory_bytes: Per rank.
-        stop: Whether any rank was asked to stop.
-    """
-
-    loss: float
-    grad_norm: float
-    skipped: bool
-    num_tokens: int
-    step_s: float
-    idle_share: float
-    peak_memory_bytes: tuple[int, ...]
-    stop: bool
-
-
 @dataclass
 class Engine:
     """A plan at work. Made by every process of the job; `step` is called by all of them with the same batch.
+
+    Under a plan with ``post_validation``, `advance` lets no rank wait for all others between steps.
 
     Attributes:
         source: The model.
@@ -107,11 +85,20 @@ class Engine:
         self._forward_runs = ForwardRuns(parts, self._channels, layout.placement, ranks, self.rank)
         self._update = Update(self.parameters, self.optimizer_settings)
         self.optimizer = self._update.optimizer
+        self._early = PostValidation(self._update) if self.plan.post_validation else None
+        self._made: MadeStep | None = None
+        self._untold: list[StepResult] = []
         self.steps_done = 0
         self._hidden_size: int = self.source.config.get_text_config(decoder=True).hidden_size
-        self._sync()
 
     def step(self, batch: Batch, learning_rate: float | None = None, stop: bool = False) -> StepResult:
+        """Forward, backward and optimizer step of one batch, and its result, waited for.
+
+        Args and errors are those of `advance`.
+        """
+        return [*self.advance(batch, learning_rate, stop), *self.settle()][-1]
+
+    def advance(self, batch: Batch, learning_rate: float | None = None, stop: bool = False) -> list[StepResult]:
         """Forward, backward and optimizer step of one batch.
 
         Args:
@@ -119,30 +106,60 @@ class Engine:
             learning_rate: For this step; None keeps the last.
             stop: This rank's wish to stop; any one's wish reaches all.
 
+        Returns:
+            The results that are known now and were not told before, the same steps on every rank: that of this
+            step, but with ``post_validation`` mostly that of the step before. `settle` tells the rest.
+
         Raises:
             RunError: An op failed here, or a peer is gone; names rank, stage, op and micro-batch.
         """
         start_s = time.perf_counter()
         loss = self._run(batch)
+        self._finish()
+        if loss is None:
+            loss = self._run(batch)
+            assert loss is not None
         self.parameters.sum_tied_gradients()
         busy_s = sum(end - begin for _, begin, end in self._interpreter.spans)
         mine = Word(loss, busy_s, float(peak_memory_bytes(self.device)), stop, self.parameters.norms())
-        words = self._exchange(mine)
+        exchange = self._agreement.start(mine, self.source.dtype)
+        early = self._early if self._early is not None and self._early.is_hopeful else None
+        if early is None:
+            exchange.wait()
         pipe_s = time.perf_counter() - start_s
-        norm = self._agreement.total_norm(words, self.source.dtype)
-        changed = self._update.step(norm, learning_rate)
-        self._channels.close_step()
+        if early is None:
+            self._update.step(exchange.norm, learning_rate)
+        else:
+            early.step(exchange, learning_rate)
         self.steps_done += 1
-        return StepResult(
-            loss=sum(word.loss for word in words),
-            grad_norm=float(norm),
-            skipped=not changed,
-            num_tokens=batch.input_ids.numel(),
-            step_s=time.perf_counter() - start_s,
-            idle_share=1.0 - sum(word.busy_s for word in words) / (len(words) * pipe_s),
-            peak_memory_bytes=tuple(int(word.peak_memory_bytes) for word in words),
-            stop=any(word.stop for word in words),
-        )
+        step_s = time.perf_counter() - start_s
+        self._made = MadeStep(self.steps_done, exchange, batch.input_ids.numel(), pipe_s, step_s)
+        if early is None:
+            return self.settle()
+        self._channels.pass_step()
+        return self._tell()
+
+    def settle(self) -> list[StepResult]:
+        """Waits until the last step is final, and answers its result where `advance` has not; every rank calls it.
+
+        Before it weights and optimizer may be those of an early step that is taken back.
+        """
+        self._finish()
+        self._channels.close_step()
+        return self._tell()
+
+    def _tell(self) -> list[StepResult]:
+        told, self._untold = self._untold, []
+        return told
+
+    def _finish(self) -> None:
+        """Waits until the last step is final."""
+        if self._made is None:
+            return
+        made, self._made = self._made, None
+        if self._early is not None:
+            self._early.settle(made.exchange.norm)
+        self._untold.append(made.result())
 
     def evaluate(self, batch: Batch) -> EvaluationResult:
         """The loss of a batch without dropout; changes nothing that training sees. Every rank must call it.
@@ -153,6 +170,7 @@ class Engine:
         Raises:
             RunError: An op failed here, or a peer is gone; names rank, stage, op and micro-batch.
         """
+        self._finish()
         batches = self._split(batch)
         losses = self._forward_runs.run(batches, self._hidden_size, self.steps_done)
         total = torch.zeros(())
@@ -180,6 +198,7 @@ class Engine:
             RunError: An op failed here, or a peer is gone; names rank, stage, op and micro-batch.
         """
         check_request(self.source.config, prompt_ids, num_tokens, temperature)
+        self._finish()
 
         def next_logits(batches: list[MicroBatch]) -> list[Tensor] | None:
             return self._forward_runs.run(batches, self._hidden_size, self.steps_done)
@@ -201,7 +220,10 @@ class Engine:
 
     def timeline(self) -> Timeline:
         """The ops of the last step on all ranks; every rank must call it."""
-        mine = [Span(self.rank, op, a - self._sync_s, b - self._sync_s) for op, a, b in self._interpreter.spans]
+        self._finish()
+        dist.barrier()  # Here all ranks' clocks are compared.
+        now_s = time.perf_counter()
+        mine = [Span(self.rank, op, a - now_s, b - now_s) for op, a, b in self._interpreter.spans]
         everyone: list[list[Span]] = [[]] * dist.get_world_size()
         dist.all_gather_object(everyone, mine)
         spans = tuple(span for spans in everyone for span in spans)
@@ -214,26 +236,16 @@ class Engine:
             self._programs[num_microbatches] = Program.of(check(schedule), self.rank)
         return self._programs[num_microbatches]
 
-    def _sync(self) -> None:
-        """Lets all ranks' clocks start together: the zero of the spans of the next step."""
-        dist.barrier()
-        self._next_sync_s = time.perf_counter()
+    def _run(self, batch: Batch) -> float | None:
+        """Runs the program; answers the sum of the losses that came out here, added in the order of micro-batches.
 
-    def _exchange(self, mine: Word) -> list[Word]:
-        try:
-            words = self._agreement.exchange(mine)
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise PeerLostError(
-                f"rank {self.rank} waited for the other ranks at the end of the step: {first}"
-            ) from error
-        self._sync_s, self._next_sync_s = self._next_sync_s, time.perf_counter()
-        return words
-
-    def _run(self, batch: Batch) -> float:
-        """Runs the program; answers the sum of the losses that came out here, added in the order of micro-batches."""
+        None where the weights turned out to be those of a wrong early step, so that it was in vain.
+        """
         batches = self._split(batch)
-        self._interpreter.run(self._program_for(len(batches)), batches, self._hidden_size, self.steps_done + 1)
+        program = self._program_for(len(batches))
+        refuted = self._early.refuted if self._early is not None and self._made is not None else None
+        if not self._interpreter.run(program, batches, self._hidden_size, self.steps_done + 1, refuted):
+            return None
         total = torch.zeros(())
         for stage in self._stages.values():
             for microbatch in sorted(stage.losses):

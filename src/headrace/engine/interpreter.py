@@ -2,14 +2,14 @@
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
 
 from headrace.chain.microbatch import MicroBatch
 from headrace.engine.channels import Channels
-from headrace.engine.program import Program
+from headrace.engine.program import Line, Program
 from headrace.engine.stage import Stage
 from headrace.errors import HeadraceError, RunError
 from headrace.schedule import Op
@@ -27,7 +27,14 @@ class Interpreter:
         self.spans: list[tuple[Op, float, float]] = []
         self._stages, self._channels, self._rank = stages, channels, rank
 
-    def run(self, program: Program, batches: list[MicroBatch], hidden_size: int, step: int) -> None:
+    def run(
+        self,
+        program: Program,
+        batches: list[MicroBatch],
+        hidden_size: int,
+        step: int,
+        refuted: Callable[[], bool] | None = None,
+    ) -> bool:
         """Runs every op of ``program`` once.
 
         Args:
@@ -35,6 +42,11 @@ class Interpreter:
             batches: The micro-batches of the step.
             hidden_size: Numbers of one token's hidden state.
             step: Counted from 1, for messages to people.
+            refuted: Where the weights may turn out wrong: waits until it is known, and answers whether they did. It is
+                asked before the first backward, when all ranks have begun the step and so have ended the one before.
+
+        Returns:
+            Whether the run is good: with wrong weights it is void, and has left nothing but its messages.
 
         Raises:
             RunError: An op failed here, or a peer is gone; names rank, stage, op and micro-batch.
@@ -44,10 +56,21 @@ class Interpreter:
         try:
             with _collector_paused():
                 channels.open_step(program, batches, hidden_size)
-                for op, needed, made in program.lines:
+                for index, (op, needed, made) in enumerate(program.lines):
+                    if refuted is not None and op.kind != "F":
+                        if refuted():
+                            self._pass_on(program.lines[index:], batches, hidden_size)
+                            return False
+                        refuted = None
                     received = None if needed is None else channels.take(needed)
                     begin_s = clock()
-                    output = self._run(op, received, batches[op.microbatch], step)
+                    try:
+                        output = self._run(op, received, batches[op.microbatch], step)
+                    except HeadraceError:
+                        if refuted is None or not refuted():
+                            raise
+                        self._pass_on(((op, None, made), *program.lines[index + 1 :]), batches, hidden_size)
+                        return False
                     spans.append((op, begin_s, clock()))
                     if made is not None:
                         assert output is not None
@@ -55,6 +78,17 @@ class Interpreter:
         except BaseException:
             channels.close()  # Neighbours that wait for this rank learn of it now, not when its process has ended.
             raise
+        return True
+
+    def _pass_on(self, lines: Iterable[Line], batches: list[MicroBatch], hidden_size: int) -> None:
+        """Ends a void run: computes nothing, but takes and sends what the other ranks count on."""
+        for op, needed, made in lines:
+            if needed is not None:
+                self._channels.take(needed)
+            if made is not None:
+                self._channels.put_blank(made, (*batches[op.microbatch].shape, hidden_size))
+        for stage in self._stages.values():
+            stage.clear()
 
     def _run(self, op: Op, received: Tensor | None, batch: MicroBatch, step: int) -> Tensor | None:
         stage = self._stages[op.stage]

@@ -74,6 +74,10 @@ class Offload:
         large = tensor.untyped_storage().nbytes() >= self._smallest_bytes
         return large and tensor.device.type == self._device.type
 
+    def clear(self) -> None:
+        """Lets go of everything that waits."""
+        self._moved.clear()
+
     def begin_backward(self, microbatch: int) -> None:
         """Brings back what ``microbatch`` still has on the host, and begins to bring back the one after it."""
         for one in self._moved.pop(microbatch):

@@ -4,17 +4,20 @@ from dataclasses import dataclass
 
 from headrace.schedule import Checked, Op, Transfer, input_of, output_of
 
+Line = tuple[Op, Transfer | None, Transfer | None]
+"""An op, the transfer that it needs first, and the one that it makes."""
+
 
 @dataclass(frozen=True)
 class Program:
     """What one rank does in a step.
 
     Attributes:
-        lines: ``(op, transfer it needs first, transfer it makes)`` in order.
+        lines: What the rank does, in order.
         splits_backward: Whether any rank of the schedule runs I and W apart.
     """
 
-    lines: tuple[tuple[Op, Transfer | None, Transfer | None], ...]
+    lines: tuple[Line, ...]
     splits_backward: bool
 
     @classmethod

@@ -89,3 +89,11 @@ class Stage:
         """Op W: the weight gradients that op I of the same micro-batch left."""
         assert self._weight_gradients is not None
         self._weight_gradients.run(microbatch)
+
+    def clear(self) -> None:
+        """Forgets a step that has not come to its end."""
+        self.losses.clear()
+        self._saved.clear()
+        if self._offload is not None:
+            self._offload.clear()
+        self.part.model.zero_grad(set_to_none=True)

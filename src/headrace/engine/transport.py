@@ -51,6 +51,7 @@ class Outbox:
     def __init__(self, target: int, group: dist.ProcessGroup) -> None:
         self._target, self._group = target, group
         self._leaving: deque[tuple[dist.Work, Tensor]] = deque()
+        self._left: deque[tuple[dist.Work, Tensor]] = deque()
 
     def put(self, microbatch: int, tensor: Tensor) -> None:
         """Starts a send and returns at once."""
@@ -63,8 +64,14 @@ class Outbox:
 
     def flush(self) -> None:
         """Waits until everything has left: at the end of a step, when the receivers have long taken it."""
-        while self._leaving:
-            self._leaving.popleft()[0].wait()
+        self.pass_step()
+        self.pass_step()
+
+    def pass_step(self) -> None:
+        """Waits until everything has left that was put before the last call."""
+        while self._left:
+            self._left.popleft()[0].wait()
+        self._left, self._leaving = self._leaving, self._left
 
 
 class Local:

@@ -49,11 +49,21 @@ class Update:
         """
         finite = bool(torch.isfinite(norm))
         if finite:
-            if learning_rate is not None:
-                for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate
             if self._clip_norm is not None:
                 torch.nn.utils.clip_grads_with_norm_(self._parameters.local.values(), self._clip_norm, norm)
-            self.optimizer.step()
+            self.step_as_they_are(learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
         return finite
+
+    def step_as_they_are(self, learning_rate: float | None) -> None:
+        """Steps with the gradients as they are, and keeps them."""
+        if learning_rate is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+        self.optimizer.step()
+
+    def leaves_as_they_are(self, norm: Tensor) -> bool:
+        """Whether gradients of this norm are neither clipped nor skipped: where clipping would multiply by 1."""
+        if not torch.isfinite(norm):
+            return False
+        return self._clip_norm is None or bool(self._clip_norm / (norm + 1e-6) >= 1.0)

@@ -29,6 +29,7 @@ class Job:
         cluster: Its first ``pp`` devices are the ranks, in order.
         batch_rows: Rows of one step.
         sequence_length: Tokens of a row.
+        post_validation: Whether ranks begin the next step before the norm of this one is known.
     """
 
     chain: Chain
@@ -36,6 +37,7 @@ class Job:
     cluster: Cluster
     batch_rows: int
     sequence_length: int
+    post_validation: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _cut_and_price(
     checked, microbatches = check(schedule), schedule.num_microbatches
     devices, placement = job.cluster.devices[: schedule.num_ranks], schedule.placement
     speeds = [devices[rank].flops_per_s / devices[0].flops_per_s for rank in placement]
-    cut = [bounds_from_cuts(job.chain, cuts)] if cuts else _cuts(job.chain, prices, checked, speeds, devices)
+    cut = [bounds_from_cuts(job.chain, cuts)] if cuts else _cuts(job, prices, checked, speeds, devices)
     priced = {bounds: stage_costs(prices.costs, bounds, speeds) for bounds in cut}
     simulated = {bounds: _simulate(checked, stages, prices.costs.link) for bounds, stages in priced.items()}
     bounds = min(simulated, key=lambda bounds: simulated[bounds].step_s)
@@ -139,6 +141,7 @@ def _cut_and_price(
         prediction,
         costs_source=prices.costs.source,
         orders=tuple(map(tuple, schedule_to_json(simulation.schedule)["orders"])),
+        post_validation=job.post_validation,
     )
     return Candidate(plan, prediction, simulation, devices)
 
@@ -166,20 +169,20 @@ class _Prices:
 
 
 def _cuts(
-    chain: Chain, prices: _Prices, checked: Checked, speeds: list[float], devices: tuple[Device, ...]
+    job: Job, prices: _Prices, checked: Checked, speeds: list[float], devices: tuple[Device, ...]
 ) -> list[tuple[int, ...]]:
     """The best cut within memory, or without that limit where there is none, which then does not fit.
 
     Where several are equally good the two extremes: which of them fills the pipeline faster, only a simulation tells.
     """
-    costs, placement = prices.costs, checked.schedule.placement
+    chain, costs, placement = job.chain, prices.costs, checked.schedule.placement
 
     def fits(stage: int, first: int, end: int) -> bool:
         """Of several stages on a rank each may fill its share of the memory."""
         limit_bytes = devices[placement[stage]].memory_bytes / placement.count(placement[stage])
         saved_bytes = sum(layer.saved_bytes for layer in costs.layers[first:end])
         activation_bytes = checked.stage_peak_in_flight[stage] * saved_bytes + max(prices.working_bytes[first:end])
-        return sum(state_bytes(chain, range(first, end))) + activation_bytes <= limit_bytes
+        return sum(state_bytes(chain, range(first, end), job.post_validation)) + activation_bytes <= limit_bytes
 
     def cut(light: Literal["front", "back"]) -> tuple[int, ...]:
         limits = (len(placement), speeds, costs.stage_f_s + costs.stage_i_s)
@@ -204,16 +207,21 @@ def _predict(
         [layer for stage in schedule.stages_of(rank) for layer in range(bounds[stage], bounds[stage + 1])]
         for rank in range(schedule.num_ranks)
     ]
-    states = [state_bytes(job.chain, layers) for layers in held]
+    states = [state_bytes(job.chain, layers, job.post_validation) for layers in held]
     rank_speeds = [speeds[schedule.placement.index(rank)] for rank in range(schedule.num_ranks)]
     stepped_bytes = [min(state.parameter_bytes, state.gradient_bytes) for state in states]
     slowest = max(num_bytes / speed for num_bytes, speed in zip(stepped_bytes, rank_speeds, strict=True))
-    step_s = simulation.step_s + prices.costs.optimizer_s_per_byte * slowest
+    # Ends that are tied across two ranks wait for each other's gradients, and with them the whole pipeline.
+    together = not job.post_validation or (bool(job.chain.tied) and schedule.placement[0] != schedule.placement[-1])
+    pipe_s = simulation.step_s if together else simulation.span_s
+    step_s = pipe_s + prices.costs.optimizer_s_per_byte * slowest
     working_bytes = [max(prices.working_bytes[layer] for layer in layers) for layers in held]
     activations = zip(simulation.peak_activation_bytes, working_bytes, strict=True)
     return Prediction(
         step_s=step_s,
-        idle_share=max(0.0, simulation.idle_share),  # Rounding may leave it just below.
+        idle_share=max(
+            0.0, simulation.idle_share if together else simulation.bubble_rate
+        ),  # Rounding may leave it just below.
         tokens_per_s=job.batch_rows * job.sequence_length / step_s,
         parameter_bytes=tuple(state.parameter_bytes for state in states),
         gradient_bytes=tuple(state.gradient_bytes for state in states),

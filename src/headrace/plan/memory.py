@@ -27,11 +27,12 @@ def num_held_parameters(chain: Chain, layers: Collection[int]) -> int:
     return own + chain.vocab_size * chain.hidden_size * needs_copy
 
 
-def state_bytes(chain: Chain, layers: Collection[int]) -> StateBytes:
+def state_bytes(chain: Chain, layers: Collection[int], post_validation: bool = False) -> StateBytes:
     """Parameters, their gradients in the same precision, and the state of AdamW on a rank with these layers.
 
     Those that do not learn have neither gradient nor state. A tied head gathers a gradient of its own over the
-    micro-batches, also where it shares the embedding's matrix.
+    micro-batches, also where it shares the embedding's matrix. Post-validation keeps a copy of what learns and of its
+    state, which counts as state.
     """
     num_parameters = num_held_parameters(chain, layers)
     num_copied = num_parameters - sum(chain.layers[layer].num_parameters for layer in layers)
@@ -40,8 +41,9 @@ def state_bytes(chain: Chain, layers: Collection[int]) -> StateBytes:
     num_learning -= 0 if tied_learns else num_copied
     twice_gathered = tied_learns and {0, len(chain.layers) - 1} <= set(layers)
     num_gradients = num_learning + chain.vocab_size * chain.hidden_size * twice_gathered
+    copied_bytes = (chain.dtype_bytes + ADAMW_BYTES_PER_PARAMETER) * post_validation
     return StateBytes(
         num_parameters * chain.dtype_bytes,
         num_gradients * chain.dtype_bytes,
-        num_learning * ADAMW_BYTES_PER_PARAMETER,
+        num_learning * (ADAMW_BYTES_PER_PARAMETER + copied_bytes),
     )

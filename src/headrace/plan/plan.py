@@ -45,7 +45,8 @@ class Prediction:
         step_s: Seconds of one optimizer step, the optimizer's own update included.
         idle_share: Share of all ranks' time in the pipeline, the update apart, in which they do not compute, 0 to 1.
         tokens_per_s: Over the whole job.
-        parameter_bytes, gradient_bytes, optimizer_bytes, activation_bytes: At the peak of the step.
+        parameter_bytes, gradient_bytes, optimizer_bytes, activation_bytes: At the peak of the step; the copies of
+            post-validation count as the optimizer's.
         messages: Messages between stages in one step.
         message_bytes: Their bytes.
         stage_f_s, stage_b_s: Seconds of the forward and the full backward of one micro-batch, one entry a stage.
@@ -87,6 +88,7 @@ class Plan:
         orders: For each rank its ops, written as in schedule files, such as ``0F3``; empty: as the family has them.
         loss_chunks: Chunks of tokens in which a micro-batch's loss is computed, so that less of its logits is alive.
         offload: Whether activations wait in the host's memory.
+        post_validation: Whether ranks begin the next step before the norm of this one is known.
     """
 
     layout: Layout
@@ -100,6 +102,7 @@ class Plan:
     orders: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     loss_chunks: int = 1
     offload: bool = False
+    post_validation: bool = False
 
     def made_schedule(self) -> Schedule:
         """The order of the work.

@@ -52,7 +52,7 @@ def make_plan(
         RequestError: The fixed choices contradict each other or the model, or nothing fits in memory.
     """
     wanted.check(chain, cluster, batch_rows)
-    job = Job(chain, cache(costs_of), cluster, batch_rows, sequence_length)
+    job = Job(chain, cache(costs_of), cluster, batch_rows, sequence_length, wanted.post_validation)
     most = min(len(cluster.devices), chain.num_transformer_layers // wanted.stages_per_rank)
     tried = {num: _try_ranks(job, wanted, num) for num in _rank_choices(wanted, most)}
     fitting = [candidate for candidates in tried.values() if (candidate := _best(candidates))]

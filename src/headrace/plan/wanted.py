@@ -20,6 +20,7 @@ class Wanted:
         microbatches: Micro-batches of one step.
         cuts: Transformer layers of each stage, as `bounds_from_cuts` takes them.
         recompute: ``none`` or ``full``.
+        post_validation: Whether ranks begin the next step before the norm of this one is known.
     """
 
     dp: int | None = None
@@ -30,6 +31,7 @@ class Wanted:
     microbatches: int | None = None
     cuts: tuple[int, ...] | None = None
     recompute: str | None = None
+    post_validation: bool = False
 
     @property
     def num_ranks(self) -> int | None:

@@ -95,6 +95,9 @@ class ParallelConfig(Section):
     """Transformer layers of each stage, such as [3, 2, 3]; the first also holds the embedding, the last the head."""
     recompute: Literal["none", "full"] | None = None
     """Whether activations are kept, or computed again in the backward."""
+    post_validation: bool = False
+    """Whether a rank begins the next step before the norm of this one is known, and takes a step that must be clipped
+    or skipped back; the same bits. Costs a copy of parameters and optimizer state: 12 bytes a parameter in float32."""
 
 
 class TrainConfig(Section):

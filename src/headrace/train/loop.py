@@ -43,22 +43,30 @@ def _steps(engine: Engine, job: Job, stop: Callable[[], bool], tell: Callable[[S
     stopped = False
     while engine.steps_done < train.steps and not stopped:
         rate = learning_rate(train, engine.steps_done)
-        result = engine.step(_batch(data, engine.steps_done, train.batch), rate, stop())
-        tell(StepMetrics.of(engine.steps_done, result, rate, _validation_loss(engine, job, data)))
-        stopped = result.stop
-        ends = stopped or engine.steps_done == train.steps
-        if ends or (every and engine.steps_done % every == 0):
+        results = engine.advance(_batch(data, engine.steps_done, train.batch), rate, stop())
+        saves = engine.steps_done == train.steps or (every and engine.steps_done % every == 0)
+        if saves or _evaluates(job, data, engine.steps_done) or any(result.stop for result in results):
+            results += engine.settle()
+        for result in results:
+            validation_loss = _validation_loss(engine, job, data) if result.step == engine.steps_done else None
+            tell(StepMetrics.of(result, learning_rate(train, result.step - 1), validation_loss))
+        stopped = any(result.stop for result in results)
+        if saves or stopped:
             _save(engine, job)
     return stopped and engine.steps_done < train.steps
 
 
+def _evaluates(job: Job, data: TokenData, step: int) -> bool:
+    train = job.config.train
+    due = step == train.steps or (train.evaluate_every > 0 and step % train.evaluate_every == 0)
+    return due and data.num_held_out > 0
+
+
 def _validation_loss(engine: Engine, job: Job, data: TokenData) -> float | None:
     """Mean over all tokens that are held out; None where it is not this step's turn."""
-    train, step = job.config.train, engine.steps_done
-    due = step == train.steps or (train.evaluate_every and step % train.evaluate_every == 0)
-    if not (due and data.num_held_out):
+    if not _evaluates(job, data, engine.steps_done):
         return None
-    total, num_tokens = 0.0, 0
+    train, total, num_tokens = job.config.train, 0.0, 0
     for first in range(0, data.num_held_out, train.batch):
         ids = torch.from_numpy(data.held_out(first, train.batch))
         found = engine.evaluate(Batch(ids, ids))

@@ -31,12 +31,10 @@ class StepMetrics:
     validation_loss: float | None = None
 
     @classmethod
-    def of(
-        cls, step: int, result: StepResult, learning_rate: float, validation_loss: float | None = None
-    ) -> "StepMetrics":
+    def of(cls, result: StepResult, learning_rate: float, validation_loss: float | None = None) -> "StepMetrics":
         """From what the engine answered."""
         return cls(
-            step,
+            result.step,
             result.loss,
             result.grad_norm,
             learning_rate,
