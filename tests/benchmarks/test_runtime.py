@@ -1,4 +1,4 @@
-"""The comparison with torch's runtime still runs: each order on a pipeline of three ranks that pauses for an instant."""
+"""The comparison with torch's runtime still runs: each order on a pipeline of three ranks that pause an instant."""
 
 from pathlib import Path
 
