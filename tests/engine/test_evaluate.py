@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from headrace.chain.build import ModelSource
 from headrace.engine import Batch, Engine, EvaluationResult
+from headrace.errors import RunError
 from headrace.plan import Plan
 from tests.engine.jobs import SETTINGS, batches, plan, tiny
 from tests.ranks import Ranks
@@ -24,9 +25,9 @@ CUTS = {1: (0, 9), 2: (0, 3, 9), 3: (0, 1, 6, 9)}
 V_CUTS = (0, 2, 4, 7, 9)
 
 
-def work(config: PretrainedConfig, the_plan: Plan, steps: list[Batch], evaluated: list[Batch]) -> Any:
+def work(config: PretrainedConfig | ModelSource, the_plan: Plan, steps: list[Batch], evaluated: list[Batch]) -> Any:
     """Trains, and evaluates all of ``evaluated`` after each step; answers losses, weights and what came out."""
-    engine = Engine(ModelSource(config), the_plan, SETTINGS)
+    engine = Engine(config if isinstance(config, ModelSource) else ModelSource(config), the_plan, SETTINGS)
     losses, found = [], []
     for batch in steps:
         losses.append(engine.step(batch))
@@ -42,7 +43,9 @@ def weights_of(answers: list[Any]) -> dict[str, torch.Tensor]:
     return {name: tensor for answer in answers for name, tensor in answer[1].items()}
 
 
-def judged(config: PretrainedConfig, weights: dict[str, torch.Tensor], batch: Batch, count: int) -> float:
+def judged(
+    config: PretrainedConfig, weights: dict[str, torch.Tensor], batch: Batch, count: int, rel: float = 1e-6
+) -> float:
     """Plain transformers: the same micro-batches in turn, in eval mode."""
     model = AutoModelForCausalLM.from_config(config).eval()
     model.load_state_dict(weights, strict=not config.tie_word_embeddings)
@@ -52,7 +55,7 @@ def judged(config: PretrainedConfig, weights: dict[str, torch.Tensor], batch: Ba
         for ids, labels in zip(batch.input_ids.split(sizes), batch.labels.split(sizes), strict=True):
             total = total + model(input_ids=ids, labels=labels, num_items_in_batch=valid, use_cache=False).loss
         mean = float(model(input_ids=batch.input_ids, labels=batch.labels, use_cache=False).loss)
-    assert float(total) == pytest.approx(mean, rel=1e-6)
+    assert float(total) == pytest.approx(mean, rel=rel)
     return float(total)
 
 
@@ -67,6 +70,42 @@ def test_the_loss_is_that_of_plain_transformers_to_the_last_bit(ranks: Ranks, mo
         for _, _, found, _ in answers:
             for got, rows in zip(found, (batch, few), strict=True):
                 assert got == EvaluationResult(judged(config, weights, rows, count), rows.num_valid_tokens)
+
+
+def test_under_autocast_it_is_that_of_plain_transformers_under_autocast(ranks: Ranks) -> None:
+    source, (batch,) = ModelSource(tiny(), autocast=torch.bfloat16), batches(1)
+    answers = ranks.run(2, work, source, plan(CUTS[2], "zb-h1", 3), batches(1), [batch])
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = judged(source.config, weights_of(answers), batch, 3, rel=1e-2)
+    assert [a[2][0].loss for a in answers] == [expected] * 2
+
+
+class BrokenStageError(Exception):
+    """A mistake in somebody's layer."""
+
+
+def broken(config: PretrainedConfig, the_plan: Plan, batch: Batch) -> str:
+    """What each rank says when the last layer raises in an evaluation."""
+    engine = Engine(ModelSource(config), the_plan, SETTINGS)
+    engine.step(batch)
+
+    def fail(*_: Any) -> None:
+        raise BrokenStageError("no such thing")
+
+    if engine.rank == 1:
+        engine._stages[1].part.model.base_model.layers[6].register_forward_pre_hook(fail)
+    try:
+        engine.evaluate(batch)
+    except RunError as error:
+        engine.close()
+        return str(error)
+    return "nothing"
+
+
+def test_a_layer_that_raises_is_named_and_ends_every_rank(ranks: Ranks) -> None:
+    said = ranks.run(2, broken, tiny(), plan(CUTS[2], "1f1b", 2), batches(1)[0])
+    assert said[1] == "rank 1, step 1: F(stage 1, micro-batch 0) failed: BrokenStageError: no such thing"
+    assert "rank 0" in said[0]
 
 
 @pytest.mark.parametrize(("model", "schedule"), [("gpt2", "zb-v"), ("gemma2", "zb-v"), ("gpt2", "interleaved-1f1b")])
