@@ -251,7 +251,6 @@ def test_prices_are_asked_for_once_for_each_number_of_rows():
         ),
         (Wanted(pp=2, schedule="zb-v", cuts=(2, 2)), "name 2 stages, but pp=2 with 2 on each rank has 4"),
         (Wanted(pp=2, schedule="dualpipe"), "Schedule dualpipe keeps two copies of the weights; it can be simulated"),
-        (Wanted(pp=2, schedule="pipedream"), "Schedule pipedream keeps several versions of the weights in one step"),
         (Wanted(recompute="half"), "no recompute=half; choose none or full"),
     ],
 )

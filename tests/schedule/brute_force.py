@@ -4,7 +4,9 @@ from headrace.schedule import Op, Schedule
 
 
 def is_legal(schedule: Schedule) -> bool:
-    return has_each_op_once(schedule) and ends_with_blocking_channels(schedule)
+    return (
+        has_each_op_once(schedule) and ends_with_blocking_channels(schedule) and updates_are_where_they_belong(schedule)
+    )
 
 
 def has_each_op_once(schedule: Schedule) -> bool:
@@ -53,3 +55,21 @@ def ends_with_blocking_channels(schedule: Schedule) -> bool:
                 position[rank] += 1
                 moved = True
     return all(position[rank] == len(order) for rank, order in enumerate(schedule.orders))
+
+
+def updates_are_where_they_belong(schedule: Schedule) -> bool:
+    """Before a gradient all micro-batches of earlier updates are complete; before a delayed forward those of all
+    updates but the last one before its own."""
+    every = schedule.update_every
+    if not every:
+        return True
+    for rank, order in enumerate(schedule.orders):
+        for stage in schedule.stages_of(rank):
+            mine = [op for op in order if op.stage == stage]
+            for place, op in enumerate(mine):
+                group = op.microbatch // every
+                needed = group if op.kind != "F" else group - 1 if schedule.delayed_update else 0
+                complete = {o.microbatch for o in mine[:place] if o.kind in "BW"}
+                if any(mb // every < needed and mb not in complete for mb in range(schedule.num_microbatches)):
+                    return False
+    return True

@@ -130,6 +130,44 @@ def test_a_forward_that_reads_weights_of_the_future_is_refused() -> None:
         check(bad)
 
 
+def test_a_gradient_before_the_update_that_it_does_not_belong_to_is_refused() -> None:
+    good = Schedule("mine", 1, 4, (0,), orders("F0 F1 F2 F3 B1 B0 B2 B3"), update_every=2)
+    assert [str(op) for op in check(good).weight_versions[0].updates] == [
+        "B(stage 0, micro-batch 0)",
+        "B(stage 0, micro-batch 3)",
+    ]
+    words = r"weight versions\): B\(stage 0, micro-batch 2\) is of update 1, but rank 0 has made 0 by then"
+    with pytest.raises(RequestError, match=words):
+        check(replace(good, orders=orders("F0 F1 F2 F3 B0 B2 B1 B3")))
+
+
+@pytest.mark.parametrize(("every", "delayed"), [(1, False), (2, False), (3, False), (1, True), (2, True), (4, True)])
+@pytest.mark.parametrize(("p", "m"), [(1, 4), (2, 5), (3, 7), (4, 8), (4, 3)])
+def test_versions_lie_in_as_few_copies_as_readers_need(p: int, m: int, every: int, delayed: bool) -> None:
+    """Replays each stage with real copies: a reader finds its version, and every copy is in use at some time."""
+    schedule = replace(make_schedule("1f1b", p, m), update_every=every, delayed_update=delayed)
+    try:
+        checked = check(schedule)
+    except RequestError:
+        assert delayed
+        assert every < p, "a forward would read a version of the future"
+        return
+    for stage, versions in enumerate(checked.weight_versions):
+        contents, latest, most = {0: 0}, 0, 1
+        unfinished = set(range(m))
+        for op in schedule.orders[stage]:
+            assert contents[versions.slots[versions.seen[op.microbatch]]] == versions.seen[op.microbatch]
+            if op.kind == "B":
+                unfinished.remove(op.microbatch)
+            if op in versions.updates:
+                latest += 1
+                contents[versions.slots[latest]] = latest
+                readable = {versions.seen[mb] for mb in unfinished if versions.seen[mb] <= latest}
+                most = max(most, len(readable | {latest}))
+        assert latest == len(versions.updates) == -(-m // every)
+        assert versions.held == most == len(set(versions.slots))
+
+
 def test_two_copies_that_update_on_their_own_are_refused() -> None:
     with pytest.raises(RequestError, match="update_every must be 0"):
         check(replace(make_schedule("chimera", 2, 4), update_every=1))

@@ -12,7 +12,8 @@ class MicroBatch:
     Attributes:
         input_ids: Token ids, ``[rows, length]``.
         labels: The same tokens, or -100 where none is to be predicted, ``[rows, length]``; shifted by the loss.
-        num_valid_tokens: Labels of the **whole step** that count; each micro-batch's sum of losses is divided by it.
+        num_valid_tokens: Labels of the **whole step** that count (where the weights change within it: of the
+            update); each micro-batch's sum of losses is divided by it.
         attention_mask: 1 where a token is real, 0 for padding, ``[rows, length]``; None where all are.
         position_ids: ``[rows, length]``; restarts at each document of a packed row; None counts from 0.
         key: ``(seed, step, micro-batch)``, from which every random draw is derived.

@@ -33,8 +33,15 @@ class Batch:
         """Labels that the loss counts: those behind the first column that are not -100."""
         return int((self.labels[:, 1:] != -100).sum())
 
-    def split(self, num_microbatches: int, seed: int, step: int) -> list[MicroBatch]:
-        """Cuts the rows into micro-batches whose sizes differ by at most one, the larger ones first."""
+    def split(self, num_microbatches: int, seed: int, step: int, update_every: int = 0) -> list[MicroBatch]:
+        """Cuts the rows into micro-batches whose sizes differ by at most one, the larger ones first.
+
+        Args:
+            num_microbatches: How many; no more than there are rows.
+            seed: Of the random draws.
+            step: The number of the step, which the draws depend on.
+            update_every: Micro-batches of an update, whose valid tokens the losses are divided by; 0: all.
+        """
         rows, extra = divmod(self.num_rows, num_microbatches)
         sizes = [rows + (index < extra) for index in range(num_microbatches)]
 
@@ -48,8 +55,10 @@ class Batch:
             pieces(self.position_ids),
             strict=True,
         )
-        valid = self.num_valid_tokens
+        every = update_every or num_microbatches
+        counts = [int((labels[:, 1:] != -100).sum()) for labels in self.labels.split(sizes)]
+        valid = [sum(counts[first : first + every]) for first in range(0, num_microbatches, every)]
         return [
-            MicroBatch(ids, labels, valid, mask, positions, (seed, step, index))
+            MicroBatch(ids, labels, valid[index // every], mask, positions, (seed, step, index))
             for index, (ids, labels, mask, positions) in enumerate(columns)
         ]

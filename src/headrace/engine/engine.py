@@ -15,6 +15,7 @@ from headrace.engine.channels import Channels
 from headrace.engine.forward import EvaluationResult, ForwardRuns
 from headrace.engine.generation import check_request, generate
 from headrace.engine.interpreter import Interpreter
+from headrace.engine.local_update import LocalUpdate, check_asynchronous, mean_loss
 from headrace.engine.memory import peak_memory_bytes
 from headrace.engine.offload import Offload
 from headrace.engine.parameters import Parameters
@@ -23,6 +24,7 @@ from headrace.engine.program import Program
 from headrace.engine.result import MadeStep, StepResult
 from headrace.engine.stage import Stage
 from headrace.engine.update import AdamWSettings, Update
+from headrace.engine.versions import VersionedStage
 from headrace.plan import Plan
 from headrace.schedule import check
 from headrace.schedule.padded import keep_first
@@ -53,15 +55,19 @@ class Engine:
         """Builds the local stages and the channels.
 
         Raises:
-            RequestError: The schedule does not hold.
+            RequestError: The schedule does not hold, or what is asked for cannot be had with its asynchronous updates.
         """
         layout, self.rank = self.plan.layout, dist.get_rank()
         self._programs: dict[int, Program] = {}
         ranks = list(range(dist.get_world_size()))
         program = self._program_for(self.plan.microbatches)
-        bounds = layout.bounds
+        bounds, anatomy = layout.bounds, self.source.anatomy
+        stage_of_layer = [s for s in range(layout.num_stages) for _ in range(bounds[s], bounds[s + 1])]
+        if program.is_asynchronous:
+            check_asynchronous(self.plan, self.optimizer_settings, anatomy, stage_of_layer)
+        make_stage = VersionedStage if program.is_asynchronous else Stage
         self._stages = {
-            stage: Stage(
+            stage: make_stage(
                 self.source.build(bounds[stage], bounds[stage + 1], self.device),
                 program.splits_backward,
                 self.plan.recompute == "full",
@@ -73,18 +79,20 @@ class Engine:
         if self.plan.offload:
             for stage in self._stages.values():
                 stage.offload_to_host(Offload(stage.part.model, self.device))
-        stage_of_layer = [s for s in range(layout.num_stages) for _ in range(bounds[s], bounds[s + 1])]
-        anatomy = self.source.anatomy
         self.parameters = Parameters(
             list(self._stages.values()), anatomy, stage_of_layer, layout.placement, ranks, self.rank
         )
         self._channels = Channels(layout.placement, ranks, self.rank, self.source.dtype, self.device)
         self._agreement = Agreement(self.parameters.owned, anatomy.parameter_names)
-        self._interpreter = Interpreter(self._stages, self._channels, self.rank)
+        versioned = {number: stage for number, stage in self._stages.items() if isinstance(stage, VersionedStage)}
+        self._local = LocalUpdate(self.parameters, self.optimizer_settings, versioned) if versioned else None
+        self._update = self._local or Update(self.parameters, self.optimizer_settings)
+        self.optimizer = self._update.optimizer
+        self._interpreter = Interpreter(
+            self._stages, self._channels, self.rank, self._local.update if self._local else None
+        )
         parts = {number: stage.part for number, stage in self._stages.items()}
         self._forward_runs = ForwardRuns(parts, self._channels, layout.placement, ranks, self.rank)
-        self._update = Update(self.parameters, self.optimizer_settings)
-        self.optimizer = self._update.optimizer
         self._early = PostValidation(self._update) if self.plan.post_validation else None
         self._made: MadeStep | None = None
         self._untold: list[StepResult] = []
@@ -114,14 +122,14 @@ class Engine:
             RunError: An op failed here, or a peer is gone; names rank, stage, op and micro-batch.
         """
         start_s = time.perf_counter()
-        loss = self._run(batch)
+        loss = self._run(batch, learning_rate)
         self._finish()
         if loss is None:
-            loss = self._run(batch)
+            loss = self._run(batch, learning_rate)
             assert loss is not None
         self.parameters.sum_tied_gradients()
         busy_s = sum(end - begin for _, begin, end in self._interpreter.spans)
-        mine = Word(loss, busy_s, float(peak_memory_bytes(self.device)), stop, self.parameters.norms())
+        mine = Word(loss, busy_s, float(peak_memory_bytes(self.device)), stop, self._update.norms())
         exchange = self._agreement.start(mine, self.source.dtype)
         early = self._early if self._early is not None and self._early.is_hopeful else None
         if early is None:
@@ -236,26 +244,29 @@ class Engine:
             self._programs[num_microbatches] = Program.of(check(schedule), self.rank)
         return self._programs[num_microbatches]
 
-    def _run(self, batch: Batch) -> float | None:
+    def _run(self, batch: Batch, learning_rate: float | None) -> float | None:
         """Runs the program; answers the sum of the losses that came out here, added in the order of micro-batches.
 
         None where the weights turned out to be those of a wrong early step, so that it was in vain.
         """
-        batches = self._split(batch)
-        program = self._program_for(len(batches))
+        program = self._program_for(min(self.plan.microbatches, batch.num_rows))
+        batches = self._split(batch, program.update_every)
+        if self._local is not None:
+            self._local.open_step(program, learning_rate)
         refuted = self._early.refuted if self._early is not None and self._made is not None else None
         if not self._interpreter.run(program, batches, self._hidden_size, self.steps_done + 1, refuted):
             return None
-        total = torch.zeros(())
+        losses = {mb: loss.cpu() for stage in self._stages.values() for mb, loss in sorted(stage.losses.items())}
         for stage in self._stages.values():
-            for microbatch in sorted(stage.losses):
-                total = total + stage.losses[microbatch].cpu()
             stage.losses.clear()
-        return float(total)
+        if self._local is not None:
+            return mean_loss(losses, batches, batch.num_valid_tokens)
+        return float(sum(losses.values(), torch.zeros(())))
 
-    def _split(self, batch: Batch) -> list[MicroBatch]:
+    def _split(self, batch: Batch, update_every: int = 0) -> list[MicroBatch]:
         num_microbatches = min(self.plan.microbatches, batch.num_rows)
-        return [_to(b, self.device) for b in batch.split(num_microbatches, self.seed, self.steps_done)]
+        batches = batch.split(num_microbatches, self.seed, self.steps_done, update_every)
+        return [_to(one, self.device) for one in batches]
 
 
 def _to(batch: MicroBatch, device: torch.device) -> MicroBatch:

@@ -22,10 +22,12 @@ class Interpreter:
         spans: ``(op, start, end)`` of the last run, in seconds of `time.perf_counter`.
     """
 
-    def __init__(self, stages: dict[int, Stage], channels: Channels, rank: int) -> None:
-        """Takes the local stages by number, and the channels to the others."""
+    def __init__(
+        self, stages: dict[int, Stage], channels: Channels, rank: int, update: Callable[[int], None] | None = None
+    ) -> None:
+        """Takes the local stages by number, the channels to the others, and what updates a stage under way."""
         self.spans: list[tuple[Op, float, float]] = []
-        self._stages, self._channels, self._rank = stages, channels, rank
+        self._stages, self._channels, self._rank, self._update_stage = stages, channels, rank, update
 
     def run(
         self,
@@ -51,7 +53,7 @@ class Interpreter:
         Raises:
             RunError: An op failed here, or a peer is gone; names rank, stage, op and micro-batch.
         """
-        channels, spans, clock = self._channels, self.spans, time.perf_counter
+        channels, spans, updates, clock = self._channels, self.spans, program.updates, time.perf_counter
         spans.clear()
         try:
             with _collector_paused():
@@ -75,6 +77,9 @@ class Interpreter:
                     if made is not None:
                         assert output is not None
                         channels.put(made, output)
+                    if updates and op in updates:  # After the sending, for which another rank waits.
+                        self._update(op, step)
+                        spans[-1] = (op, begin_s, clock())
         except BaseException:
             channels.close()  # Neighbours that wait for this rank learn of it now, not when its process has ended.
             raise
@@ -89,6 +94,15 @@ class Interpreter:
                 self._channels.put_blank(made, (*batches[op.microbatch].shape, hidden_size))
         for stage in self._stages.values():
             stage.clear()
+
+    def _update(self, op: Op, step: int) -> None:
+        assert self._update_stage is not None
+        try:
+            self._update_stage(op.stage)
+        except Exception as error:
+            raise RunError(
+                f"rank {self._rank}, step {step}: the update after {op} failed: {type(error).__name__}: {error}"
+            ) from error
 
     def _run(self, op: Op, received: Tensor | None, batch: MicroBatch, step: int) -> Tensor | None:
         stage = self._stages[op.stage]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from headrace.schedule import Checked, Op, Transfer, input_of, output_of
+from headrace.schedule import Checked, Op, Transfer, WeightVersions, input_of, output_of
 
 Line = tuple[Op, Transfer | None, Transfer | None]
 """An op, the transfer that it needs first, and the one that it makes."""
@@ -15,17 +15,30 @@ class Program:
     Attributes:
         lines: What the rank does, in order.
         splits_backward: Whether any rank of the schedule runs I and W apart.
+        update_every: Micro-batches between two updates of the weights; 0: one update, at the end of the step.
+        versions: Of each stage's weights, this rank's or not.
+        updates: The ops after which their stage's weights change; none where that waits for the end of the step.
     """
 
     lines: tuple[Line, ...]
     splits_backward: bool
+    update_every: int
+    versions: tuple[WeightVersions, ...]
+    updates: frozenset[Op]
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether weights change within the step."""
+        return self.update_every > 0
 
     @classmethod
     def of(cls, checked: Checked, rank: int) -> "Program":
         """The program of ``rank`` in a schedule that the checker has accepted."""
         schedule = checked.schedule
         lines = tuple((op, input_of(schedule, op), output_of(schedule, op)) for op in schedule.orders[rank])
-        return cls(lines, any(op.kind == "W" for order in schedule.orders for op in order))
+        splits_backward = any(op.kind == "W" for order in schedule.orders for op in order)
+        updates = frozenset(op for stage in checked.weight_versions for op in stage.updates)
+        return cls(lines, splits_backward, schedule.update_every, checked.weight_versions, updates)
 
     def expected(self) -> dict[tuple[int, int], list[int]]:
         """Micro-batches that come from other ranks, by edge ``(source stage, target stage)``, in their order."""

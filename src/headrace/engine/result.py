@@ -13,8 +13,9 @@ class StepResult:
 
     Attributes:
         loss: Mean over all valid tokens of the step.
-        grad_norm: Global norm of the gradients, before clipping.
-        skipped: Whether the norm was not finite, so that no weight was changed.
+        grad_norm: Global norm of the gradients, before clipping; of several updates the root mean square.
+        skipped: Whether the norm was not finite, so that no weight was changed; of several updates, whether a stage
+            has left one out.
         num_tokens: Tokens of the batch.
         step_s: Seconds on this rank.
         idle_share: Share of all ranks' time, from the first forward to the last backward, without an op running.

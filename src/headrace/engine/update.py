@@ -37,6 +37,16 @@ class Update:
             weight_decay=settings.weight_decay,
         )
 
+    def norms(self) -> list[float]:
+        """Of the gradients of this rank's owned parameters, as the ranks tell each other; -1 where there is none."""
+        return self._parameters.norms()
+
+    def set_learning_rate(self, learning_rate: float | None) -> None:
+        """From now on; None keeps the last."""
+        if learning_rate is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+
     def step(self, norm: Tensor, learning_rate: float | None) -> bool:
         """Clips and steps, then lets the gradients go.
 
@@ -57,9 +67,7 @@ class Update:
 
     def step_as_they_are(self, learning_rate: float | None) -> None:
         """Steps with the gradients as they are, and keeps them."""
-        if learning_rate is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
+        self.set_learning_rate(learning_rate)
         self.optimizer.step()
 
     def leaves_as_they_are(self, norm: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Layout, partition and the explanation."""
 
 from headrace.plan.explain import StageRow, stage_rows
+from headrace.plan.orders import is_asynchronous
 from headrace.plan.partition import bounds_from_cuts, check_num_stages, partition
 from headrace.plan.plan import Layout, Plan, Prediction
 from headrace.plan.planner import make_plan
@@ -15,6 +16,7 @@ __all__ = [
     "Wanted",
     "bounds_from_cuts",
     "check_num_stages",
+    "is_asynchronous",
     "make_plan",
     "microbatch_choices",
     "microbatch_rows",

@@ -7,7 +7,8 @@ from typing import Literal
 from headrace.chain.chain import Chain
 from headrace.cluster.cluster import Cluster, Device
 from headrace.costs.costs import Costs, LinkCosts, StageCosts, recomputed, slowed, stage_costs
-from headrace.plan.memory import state_bytes
+from headrace.plan.asynchronous import copies_bytes, with_updates
+from headrace.plan.memory import state_bytes, version_bytes
 from headrace.plan.orders import open_schedule, priced_schedule, runnable_families
 from headrace.plan.partition import bounds_from_cuts, partition
 from headrace.plan.plan import Layout, Plan, Prediction
@@ -126,7 +127,7 @@ def _cut_and_price(
     devices, placement = job.cluster.devices[: schedule.num_ranks], schedule.placement
     speeds = [devices[rank].flops_per_s / devices[0].flops_per_s for rank in placement]
     cut = [bounds_from_cuts(job.chain, cuts)] if cuts else _cuts(job, prices, checked, speeds, devices)
-    priced = {bounds: stage_costs(prices.costs, bounds, speeds) for bounds in cut}
+    priced = {bounds: _priced(job.chain, prices.costs, bounds, speeds, schedule) for bounds in cut}
     simulated = {bounds: _simulate(checked, stages, prices.costs.link) for bounds, stages in priced.items()}
     bounds = min(simulated, key=lambda bounds: simulated[bounds].step_s)
     simulation = simulated[bounds]
@@ -142,6 +143,8 @@ def _cut_and_price(
         costs_source=prices.costs.source,
         orders=tuple(map(tuple, schedule_to_json(simulation.schedule)["orders"])),
         post_validation=job.post_validation,
+        update_every=schedule.update_every,
+        delayed_update=schedule.delayed_update,
     )
     return Candidate(plan, prediction, simulation, devices)
 
@@ -182,7 +185,11 @@ def _cuts(
         limit_bytes = devices[placement[stage]].memory_bytes / placement.count(placement[stage])
         saved_bytes = sum(layer.saved_bytes for layer in costs.layers[first:end])
         activation_bytes = checked.stage_peak_in_flight[stage] * saved_bytes + max(prices.working_bytes[first:end])
-        return sum(state_bytes(chain, range(first, end), job.post_validation)) + activation_bytes <= limit_bytes
+        copy_bytes = version_bytes(chain, range(first, end), checked.weight_versions[stage].held)
+        return (
+            sum(state_bytes(chain, range(first, end), job.post_validation)) + copy_bytes + activation_bytes
+            <= limit_bytes
+        )
 
     def cut(light: Literal["front", "back"]) -> tuple[int, ...]:
         limits = (len(placement), speeds, costs.stage_f_s + costs.stage_i_s)
@@ -192,6 +199,11 @@ def _cuts(
 
     layer_s = [layer.f_s + layer.i_s + layer.w_s for layer in costs.layers]
     return [cut("front"), cut("back")]
+
+
+def _priced(chain: Chain, costs: Costs, bounds: tuple[int, ...], speeds: list[float], schedule: Schedule) -> StageCosts:
+    stages = stage_costs(costs, bounds, speeds)
+    return with_updates(stages, chain, bounds, speeds, schedule, costs.optimizer_s_per_byte)
 
 
 def _predict(
@@ -214,7 +226,9 @@ def _predict(
     # Ends that are tied across two ranks wait for each other's gradients, and with them the whole pipeline.
     together = not job.post_validation or (bool(job.chain.tied) and schedule.placement[0] != schedule.placement[-1])
     pipe_s = simulation.step_s if together else simulation.span_s
-    step_s = pipe_s + prices.costs.optimizer_s_per_byte * slowest
+    optimizer_s = 0.0 if schedule.update_every else prices.costs.optimizer_s_per_byte * slowest
+    step_s = pipe_s + optimizer_s
+    copies = [copies_bytes(job.chain, bounds, simulation.checked, rank) for rank in range(schedule.num_ranks)]
     working_bytes = [max(prices.working_bytes[layer] for layer in layers) for layers in held]
     activations = zip(simulation.peak_activation_bytes, working_bytes, strict=True)
     return Prediction(
@@ -223,7 +237,7 @@ def _predict(
             0.0, simulation.idle_share if together else simulation.bubble_rate
         ),  # Rounding may leave it just below.
         tokens_per_s=job.batch_rows * job.sequence_length / step_s,
-        parameter_bytes=tuple(state.parameter_bytes for state in states),
+        parameter_bytes=tuple(state.parameter_bytes + extra for state, extra in zip(states, copies, strict=True)),
         gradient_bytes=tuple(state.gradient_bytes for state in states),
         optimizer_bytes=tuple(state.optimizer_bytes for state in states),
         activation_bytes=tuple(peak + working for peak, working in activations),

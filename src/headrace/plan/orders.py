@@ -11,6 +11,7 @@ from headrace.schedule.prices import Prices
 from headrace.schedule.schedule import Schedule
 
 FILE_ENDINGS = (".csv", ".json")
+OTHER_NAMES = ("auto", "a file that ends in .csv or .json")
 
 
 def is_file(schedule: str) -> bool:
@@ -29,7 +30,7 @@ def chunks_of(schedule: str) -> int:
     if is_file(schedule):
         read = read_schedule(Path(schedule))
         return read.num_stages // read.num_ranks
-    return find_family(schedule, "auto", "a file that ends in .csv or .json").chunks
+    return find_family(schedule, *OTHER_NAMES).chunks
 
 
 def open_schedule(schedule: str, num_ranks: int, num_microbatches: int, chunks: int) -> Schedule:
@@ -45,18 +46,31 @@ def open_schedule(schedule: str, num_ranks: int, num_microbatches: int, chunks: 
         made = make_schedule(schedule, num_ranks, num_microbatches, chunks)
     if made.forward_only:
         raise RequestError(f"Schedule {schedule} has no backwards; it can be simulated but not trained with.")
-    if made.copies or made.update_every:
-        what = "two copies of the weights" if made.copies else "several versions of the weights in one step"
+    if made.copies:
         raise RequestError(
-            f"Schedule {schedule} keeps {what}; it can be simulated but not trained with: choose another."
+            f"Schedule {schedule} keeps two copies of the weights; it can be simulated but not trained with: choose "
+            "another."
         )
     return made
 
 
+def is_asynchronous(schedule: str) -> bool:
+    """Whether weights change within a step under the schedule of that name.
+
+    Raises:
+        RequestError: There is no such family, or no such file.
+    """
+    if is_file(schedule):
+        return read_schedule(Path(schedule)).update_every > 0
+    return schedule != "auto" and find_family(schedule, *OTHER_NAMES).asynchronous
+
+
 def runnable_families(num_ranks: int, num_microbatches: int) -> list[Schedule]:
-    """Every family that the engine runs and that takes these numbers, at equal prices."""
+    """Every family with the bits of one process that takes these numbers, at equal prices."""
     made = []
     for name, family in FAMILIES.items():
+        if family.asynchronous:
+            continue
         with suppress(RequestError):
             made.append(open_schedule(name, num_ranks, num_microbatches, family.chunks))
     return made

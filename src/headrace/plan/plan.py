@@ -42,14 +42,15 @@ class Prediction:
     """What the plan should give when it runs; tuples of bytes have one entry a pipeline rank.
 
     Attributes:
-        step_s: Seconds of one optimizer step, the optimizer's own update included.
+        step_s: Seconds of one step, the optimizer's own updates included.
         idle_share: Share of all ranks' time in the pipeline, the update apart, in which they do not compute, 0 to 1.
         tokens_per_s: Over the whole job.
-        parameter_bytes, gradient_bytes, optimizer_bytes, activation_bytes: At the peak of the step; the copies of
-            post-validation count as the optimizer's.
+        parameter_bytes, gradient_bytes, optimizer_bytes, activation_bytes: At the peak of the step; all versions of
+            the parameters; the copies of post-validation count as the optimizer's.
         messages: Messages between stages in one step.
         message_bytes: Their bytes.
-        stage_f_s, stage_b_s: Seconds of the forward and the full backward of one micro-batch, one entry a stage.
+        stage_f_s, stage_b_s: Seconds of the forward and the full backward of one micro-batch, one entry a stage;
+            updates that are made within the step are shared out among the backwards.
         in_flight: The most micro-batches whose activations a stage holds at a time, one entry a stage.
     """
 
@@ -89,6 +90,7 @@ class Plan:
         loss_chunks: Chunks of tokens in which a micro-batch's loss is computed, so that less of its logits is alive.
         offload: Whether activations wait in the host's memory.
         post_validation: Whether ranks begin the next step before the norm of this one is known.
+        update_every, delayed_update: Of the schedule, where ``orders`` are given.
     """
 
     layout: Layout
@@ -103,6 +105,8 @@ class Plan:
     loss_chunks: int = 1
     offload: bool = False
     post_validation: bool = False
+    update_every: int = 0
+    delayed_update: bool = False
 
     def made_schedule(self) -> Schedule:
         """The order of the work.
@@ -113,7 +117,14 @@ class Plan:
         layout = self.layout
         if not self.orders:
             return make_schedule(self.schedule, layout.pp, self.microbatches, layout.chunks)
-        return schedule_from_json({"name": self.schedule, "orders": list(map(list, self.orders))})
+        return schedule_from_json(
+            {
+                "name": self.schedule,
+                "orders": list(map(list, self.orders)),
+                "update_every": self.update_every,
+                "delayed_update": self.delayed_update,
+            }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -151,7 +151,7 @@ def _difference(rival: Candidate, chosen: Candidate) -> str:
 def _schedule(wanted: Wanted, chosen: Candidate, others: list[Candidate]) -> str:
     plan = chosen.plan
     if wanted.schedule:
-        return f"{plan.schedule} as asked."
+        return f"{plan.schedule} as asked{_updates(chosen)}."
     same = (plan.layout.pp, plan.microbatches, plan.recompute)
     rivals = [
         other for other in others if (other.plan.layout.pp, other.plan.microbatches, other.plan.recompute) == same
@@ -167,12 +167,35 @@ def _schedule(wanted: Wanted, chosen: Candidate, others: list[Candidate]) -> str
     return f"{plan.schedule} {held}; {rival.plan.schedule} would hold {other} and take {difference}."
 
 
+def _updates(chosen: Candidate) -> str:
+    """What it means for the training that weights change within the step."""
+    checked, plan = chosen.simulation.checked, chosen.plan
+    if not plan.update_every:
+        return ""
+    number = -(-plan.microbatches // plan.update_every)
+    late = max(versions.staleness for versions in checked.weight_versions)
+    age = f"weights up to {_counted(late, 'update')} old" if late else "the newest weights"
+    return (
+        f": another training than the synchronous one, with {_counted(number, 'update')} a step by gradients of {age}"
+    )
+
+
+def _versions(chosen: Candidate, rank: int) -> str:
+    checked = chosen.simulation.checked
+    held = max(checked.weight_versions[stage].held for stage in checked.schedule.stages_of(rank))
+    return f" in {held} versions" if held > 1 else ""
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def _memory(chosen: Candidate) -> str:
     rank, got = chosen.heaviest_rank, chosen.prediction
     parts = [
         f"{bytes_text(part[rank])} {name}"
         for name, part in (
-            ("parameters", got.parameter_bytes),
+            ("parameters" + _versions(chosen, rank), got.parameter_bytes),
             ("gradients", got.gradient_bytes),
             ("optimizer", got.optimizer_bytes),
             ("activations", got.activation_bytes),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from headrace.chain.chain import Chain
 from headrace.cluster.cluster import Cluster
 from headrace.errors import RequestError
-from headrace.plan.orders import chunks_of
+from headrace.plan.orders import chunks_of, is_asynchronous
 from headrace.plan.partition import bounds_from_cuts, check_num_stages
 
 
@@ -58,6 +58,7 @@ class Wanted:
         if self.recompute not in (None, "none", "full"):
             raise RequestError(f"There is no recompute={self.recompute}; choose none or full.")
         self._check_stages(chain, cluster)
+        self._check_asynchronous(chain)
         self._check_rows(batch_rows)
 
     def _check_stages(self, chain: Chain, cluster: Cluster) -> None:
@@ -79,6 +80,21 @@ class Wanted:
                     f"pp={self.num_ranks} needs {self.num_ranks} devices but the cluster has {num_devices}; "
                     f"at most pp={num_devices}."
                 )
+
+    def _check_asynchronous(self, chain: Chain) -> None:
+        if not self.schedule or not is_asynchronous(self.schedule):
+            return
+        if self.post_validation:
+            raise RequestError(
+                f"parallel.post_validation takes back the one update of a step, but schedule {self.schedule} makes "
+                "several under way, and waits for no norm; set parallel.post_validation=false."
+            )
+        if chain.tied and self.num_ranks != 1:
+            raise RequestError(
+                f"Schedule {self.schedule} updates each stage at a time of its own, but the first and the last hold "
+                "one tied embedding; set tie_word_embeddings: false in model.config, take parallel.pp=1, or choose a "
+                "synchronous schedule such as 1f1b."
+            )
 
     def _check_rows(self, batch_rows: int) -> None:
         if batch_rows < 1:

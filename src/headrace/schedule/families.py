@@ -31,12 +31,14 @@ class Family:
         chunks: Stages on each rank when nobody says; the only number that is possible unless ``any_chunks``.
         any_chunks: Whether the number of chunks is free.
         priced: Whether the order depends on prices.
+        asynchronous: Whether weights change within the step, so that it is another training than that of one process.
     """
 
     make: Callable[[int, int, int, Prices | None], Schedule]
     chunks: int = 1
     any_chunks: bool = False
     priced: bool = False
+    asynchronous: bool = False
 
 
 FAMILIES: dict[str, Family] = {
@@ -55,8 +57,8 @@ FAMILIES: dict[str, Family] = {
     "dualpipe-v": Family(lambda p, m, v, prices: dualpipe_v(p, m), chunks=2),
     "hanayo": Family(lambda p, m, v, prices: hanayo(p, m, v), chunks=2, any_chunks=True),
     "chimera": Family(lambda p, m, v, prices: chimera(p, m)),
-    "pipedream": Family(lambda p, m, v, prices: pipedream(p, m)),
-    "pipedream-2bw": Family(lambda p, m, v, prices: pipedream_2bw(p, m)),
+    "pipedream": Family(lambda p, m, v, prices: pipedream(p, m), asynchronous=True),
+    "pipedream-2bw": Family(lambda p, m, v, prices: pipedream_2bw(p, m), asynchronous=True),
 }
 
 

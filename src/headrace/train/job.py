@@ -17,9 +17,10 @@ from headrace.chain.check import require_exact
 from headrace.cluster import Cluster, num_cores, this_machine
 from headrace.costs import Costs, LinkCosts
 from headrace.engine.link import with_measured_link
+from headrace.engine.local_update import refuse_clipping
 from headrace.engine.profile import Profiler
 from headrace.errors import RequestError
-from headrace.plan import Plan, Wanted, make_plan
+from headrace.plan import Plan, Wanted, is_asynchronous, make_plan
 from headrace.simulate import Simulation
 from headrace.simulate.trace import timeline_to_trace
 from headrace.train.config import Config
@@ -87,6 +88,7 @@ def prepare_job(config: Config, run_dir: Path, num_ranks: int | None, progress: 
         RequestError: Anything in the request that cannot be met.
     """
     config = _with_ranks(config, num_ranks)
+    _check_schedule(config)
     model_config, folder = _model_config(config)
     source = make_source(config, model_config, folder)
     torch.set_num_threads(1)  # For the check, whose model is so small that threads would only wait for each other.
@@ -138,6 +140,13 @@ def make_source(config: Config, model_config: PretrainedConfig, folder: Path | N
     dtype = getattr(torch, config.model.dtype)
     autocast = torch.bfloat16 if config.train.autocast else None
     return ModelSource(model_config, folder, dtype, config.train.seed, config.train.freeze, autocast)
+
+
+def _check_schedule(config: Config) -> None:
+    """Refuses what the schedule's updates cannot give, before anything that takes time."""
+    schedule = config.parallel.schedule
+    if schedule is not None and is_asynchronous(schedule):
+        refuse_clipping(schedule, config.train.clip_norm)
 
 
 def _model_config(config: Config) -> tuple[PretrainedConfig, Path | None]:
@@ -203,6 +212,7 @@ def plan_job(config: Config, progress: Progress) -> tuple[Chain, Plan, Simulatio
     Raises:
         RequestError: The model is not supported, or no plan meets the request.
     """
+    _check_schedule(config)
     model_config, folder = _model_config(config)
     return _plan(config, make_source(config, model_config, folder), progress)
 
