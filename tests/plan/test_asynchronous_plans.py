@@ -105,5 +105,5 @@ def test_ends_that_are_tied_across_stages_are_refused():
 
 
 def test_there_is_no_one_update_to_take_back():
-    with pytest.raises(RequestError, match="pipedream makes several under way.*set parallel.post_validation=false"):
+    with pytest.raises(RequestError, match=r"pipedream makes several under way.*set parallel.post_validation=false"):
         plan_for(Wanted(pp=2, schedule="pipedream", post_validation=True))
