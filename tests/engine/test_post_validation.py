@@ -294,6 +294,20 @@ def evaluating(config: PretrainedConfig, the_plan: Plan) -> tuple[list[float], l
     return losses, [result.step for result in told]
 
 
+def test_generation_waits_for_final_weights(ranks: Ranks) -> None:
+    assert ranks.run(2, still_open_after_generating, MODELS["llama"](), early("zb-h2", 2)) == [(True, False)] * 2
+
+
+def still_open_after_generating(config: PretrainedConfig, the_plan: Plan) -> tuple[bool, bool]:
+    """Whether the last step was open before, and whether it is after."""
+    engine = Engine(ModelSource(config), the_plan, settings(None))
+    for batch in batches(2):
+        engine.advance(batch)
+    before = engine._made is not None
+    engine.generate(batches(1)[0].input_ids[:1], 2)
+    return before, engine._made is not None
+
+
 def test_messages_over_sockets_are_let_go_and_have_the_same_bits(ranks: Ranks) -> None:
     (waiting, losses), (_, others) = ranks.run(2, over_sockets, MODELS["llama"](), early("zb-h2", 2))
     assert waiting == [5, 5, 5, 5, 0]  # Of 5 micro-batches, those of the last step, till it is settled.

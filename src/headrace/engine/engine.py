@@ -207,6 +207,7 @@ class Engine:
         """
         check_request(self.source.config, prompt_ids, num_tokens, temperature)
         self._finish()
+        self._finish()
 
         def next_logits(batches: list[MicroBatch]) -> list[Tensor] | None:
             return self._forward_runs.run(batches, self._hidden_size, self.steps_done)
