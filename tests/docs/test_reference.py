@@ -34,8 +34,8 @@ KEYS = """
     parallel parallel.dp parallel.pp parallel.tp parallel.chunks parallel.schedule parallel.microbatches
     parallel.cuts parallel.recompute parallel.post_validation
     train train.steps train.batch train.optimizer train.learning_rate train.min_learning_rate_ratio
-    train.warmup_steps train.betas train.weight_decay train.clip_norm train.autocast train.freeze train.seed
-    train.evaluate_every
+    train.warmup_steps train.betas train.weight_decay train.clip_norm train.autocast train.compile train.freeze
+    train.seed train.evaluate_every
     checkpoint checkpoint.every checkpoint.keep
     track track.tensorboard
     run

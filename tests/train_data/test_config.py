@@ -163,7 +163,7 @@ def test_no_new_keys() -> None:
         "data": "text jsonl dataset tokens field tokenizer vocab_size sequence_length seed validation_sequences",
         "parallel": "dp pp tp chunks schedule microbatches cuts recompute",
         "train": "steps batch optimizer learning_rate min_learning_rate_ratio warmup_steps betas weight_decay clip_norm"
-        " autocast freeze seed evaluate_every",
+        " autocast compile freeze seed evaluate_every",
         "checkpoint": "every keep",
         "track": "tensorboard",
     }

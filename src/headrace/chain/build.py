@@ -34,6 +34,7 @@ class ModelSource:
         seed: Of the start weights.
         freeze: Patterns of the names of parameters that do not learn, as `frozen_names` reads them.
         autocast: Type of the matrix products where it is another than ``dtype`` (see ``torch.autocast``).
+        compile_backend: Of ``torch.compile``, through which the transformer layers run; None: as they are.
     """
 
     config: PretrainedConfig
@@ -42,6 +43,7 @@ class ModelSource:
     seed: int = field(default=0)
     freeze: tuple[str, ...] = ()
     autocast: torch.dtype | None = None
+    compile_backend: str | None = None
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -86,6 +88,8 @@ class ModelSource:
             if owners.get(name, name) in self.frozen:
                 parameter.requires_grad_(False)
         part.passes_gradient, part.autocast = first > self.first_that_learns, self.autocast
+        if self.compile_backend is not None:
+            part.compile_layers(self.compile_backend)
         return part
 
 

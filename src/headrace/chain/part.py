@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from headrace.chain.anatomy import Anatomy, keep_settings
+from headrace.chain.compiled import compiled
 from headrace.chain.late_loss import late_loss
 from headrace.chain.microbatch import MicroBatch
 from headrace.chain.small import RANDOM_SETTINGS
@@ -69,6 +70,7 @@ class Part:
         recomputed: Indices in the model's list of layers that keep their input only, and run again in the backward.
         loss_chunks: Chunks of tokens in which the loss is computed; its logits are alive one chunk at a time.
         autocast: Type in which matrix products are made, as ``torch.autocast`` chooses them; None: the parameters'.
+        compiled_layers: Those that run through ``torch.compile``, forward and backward each in one piece.
         passes_gradient: Whether a layer before this part learns, so that the gradient of what is received is wanted.
     """
 
@@ -77,6 +79,7 @@ class Part:
         self.recomputed: frozenset[int] = frozenset()
         self.loss_chunks = 1
         self.autocast: torch.dtype | None = None
+        self.compiled_layers: list[nn.Module] = []
         self.passes_gradient = first > 0
         self._received: Tensor | None = None
         self._output: Tensor | None = None
@@ -88,8 +91,10 @@ class Part:
             layers[0].register_forward_pre_hook(self._hand_in, with_kwargs=True)
         layers[anatomy.num_layers - 1].register_forward_hook(self._keep_output)
         self._random = _draws_at_random(model)
+        self._forwards: dict[int, Callable[..., Any]] = {}
         for index in self.local_layers():
-            layers[index].forward = self._layer_forward(index, layers[index].forward)
+            self._forwards[index] = layers[index].forward
+            layers[index].forward = self._layer_forward(index)
         parameters = inspect.signature(model.base_model.forward).parameters
         self._takes_positions = "position_ids" in parameters
         can_keep_last = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -113,6 +118,18 @@ class Part:
     def local_layers(self) -> range:
         """Indices, in the model's list, of the transformer layers that are here."""
         return range(max(self.first - 1, 0), min(self.stop - 1, self.anatomy.num_layers))
+
+    def compile_layers(self, backend: str) -> None:
+        """Compiles each transformer layer, once for all that are alike; to be called before a `Stage` takes the part.
+
+        Args:
+            backend: As ``torch.compile`` names it.
+        """
+        layers = cast(nn.ModuleList, self.model.get_submodule(self.anatomy.layers_path))
+        for index in self.local_layers():
+            name = f"{self.anatomy.layers_path}.{index} of this {self.model.config.model_type}"
+            self._forwards[index] = compiled(self._forwards[index], backend, name)
+            self.compiled_layers.append(layers[index])
 
     def forward(self, hidden: Tensor | None, batch: MicroBatch) -> Tensor:
         """Runs the part.
@@ -180,12 +197,12 @@ class Part:
         self._output = output[0] if isinstance(output, tuple) else output
         self._seed(self.anatomy.num_layers + 1, self._key)
 
-    def _layer_forward(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _layer_forward(self, index: int) -> Callable[..., Any]:
         """A layer's forward that seeds its draws, also when it runs again in the backward."""
 
         def run(key: tuple[int, int, int], *args: Any, **kwargs: Any) -> Any:
             self._seed(index + 1, key)
-            return forward(*args, **kwargs)
+            return self._forwards[index](*args, **kwargs)
 
         def layer_forward(*args: Any, **kwargs: Any) -> Any:
             if index in self.recomputed and torch.is_grad_enabled():

@@ -8,6 +8,7 @@ weights, weights that are computed or shared, layers with a forward of their own
 """
 
 from collections import Counter
+from collections.abc import Iterable
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -19,13 +20,15 @@ from headrace.engine.weight_gradients import WeightGradients
 __all__ = ["WeightGradients", "defer_weight_gradients"]
 
 
-def defer_weight_gradients(model: nn.Module) -> WeightGradients:
+def defer_weight_gradients(model: nn.Module, whole: Iterable[nn.Module] = ()) -> WeightGradients:
     """Makes plain linear layers and experts of ``model`` leave their weight gradients to W; the rest ends inside I.
 
+    Modules inside of ``whole`` are left alone: what is compiled has its backward in one piece.
     A module of another kind may do the same by a method ``defer_weight_gradient(later)``, which is called once.
     """
     later = WeightGradients()
-    modules = list(model.modules())
+    apart = {module for each in whole for module in each.modules()}
+    modules = [module for module in model.modules() if module not in apart]
     holders = Counter(p for module in modules for p in module.parameters(recurse=False))
     for module in modules:
         own = list(module.parameters(recurse=False))

@@ -40,7 +40,8 @@ class Stage:
             part.recomputed = frozenset(part.local_layers())
         if split_backward:
             # A chunk's gradient of logits must not wait for W, so the head multiplies it at once, chunk after chunk.
-            self._weight_gradients = defer_weight_gradients(part.model if loss_chunks == 1 else part.body)
+            model = part.model if loss_chunks == 1 else part.body
+            self._weight_gradients = defer_weight_gradients(model, part.compiled_layers)
 
     def offload_to_host(self, offload: Offload) -> None:
         """From now on what F saves waits where ``offload`` puts it."""

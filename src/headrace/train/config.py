@@ -123,6 +123,8 @@ class TrainConfig(Section):
     """Largest global norm of the gradient; null leaves it as it is."""
     autocast: Literal["bfloat16"] | None = None
     """Type in which matrix products are made (`torch.autocast`) while parameters keep `model.dtype`."""
+    compile: bool = False
+    """Whether layers run through `torch.compile`; their backward is then never split, so `zb-…` orders gain little."""
     freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Parameters that do not learn, by name or by module, such as [model.embed_tokens, "model.layers.0.*"]."""
     seed: Seed = 0

@@ -139,7 +139,8 @@ def make_source(config: Config, model_config: PretrainedConfig, folder: Path | N
     """The model that ``config`` asks for."""
     dtype = getattr(torch, config.model.dtype)
     autocast = torch.bfloat16 if config.train.autocast else None
-    return ModelSource(model_config, folder, dtype, config.train.seed, config.train.freeze, autocast)
+    backend = "inductor" if config.train.compile else None
+    return ModelSource(model_config, folder, dtype, config.train.seed, config.train.freeze, autocast, backend)
 
 
 def _check_schedule(config: Config) -> None:
