@@ -138,7 +138,7 @@ def plain_with_moments(
 def poison(parameters: Iterable[tuple[str, torch.nn.Parameter]], now: Callable[[], bool]) -> None:
     """Makes the gradients of the last norm's weight infinite where ``now()``."""
     for name, parameter in parameters:
-        if name == "model.norm.weight":
+        if name == "model.norm.weight" and parameter.requires_grad:
             parameter.register_hook(lambda gradient: gradient * math.inf if now() else gradient)
 
 
