@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from headrace.chain import RecomputeMode
 from headrace.chain.anatomy import Anatomy
 from headrace.chain.microbatch import MicroBatch
 from headrace.engine.split_backward import WeightGradients
@@ -84,7 +85,7 @@ class PacedPart:
         self.model = nn.ModuleList([PacedLayer(pace)])
         self.name = f"stages.{first}.weight"
         self.has_embedding, self.has_head = first == 0, first == num_stages - 1
-        self.recomputed: frozenset[int] = frozenset()
+        self.recompute: tuple[RecomputeMode, ...] = ()
         self.passes_gradient = first > 0
         self._pace = pace
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
+from headrace.chain import RECOMPUTE_MODES, RecomputeMode
 from headrace.chain.build import ModelSource
 from headrace.chain.part import draw_seed
 from tests.chain import models
@@ -23,10 +24,10 @@ def dropping(model_type: str) -> PretrainedConfig:
     return AutoConfig.for_model(model_type, **{**models.SETTINGS[model_type], **rates})
 
 
-def trained(config: PretrainedConfig, bounds: list[int], recompute: bool = False) -> tuple[list[Tensor], dict]:
+def trained(config: PretrainedConfig, bounds: list[int], mode: RecomputeMode = "none") -> tuple[list[Tensor], dict]:
     parts = models.cut(ModelSource(config), bounds, dict(models.moved(config).named_parameters()))
     for part in parts:
-        part.recomputed = frozenset(part.local_layers()) if recompute else frozenset()
+        part.recompute = (mode,) * 3
     torch.manual_seed(len(bounds))  # Whatever was drawn before must not matter.
     return models.cut_losses(parts, models.batches(config)), models.gradients(parts)
 
@@ -48,27 +49,36 @@ def test_dropout_draws_the_same_masks_in_every_layout(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("bounds", [[0, 5], [0, 3, 5], [0, 1, 5], [0, 4, 5], [0, 1, 2, 3, 4, 5]])
+@pytest.mark.parametrize("mode", ["selective", "full"])
 @pytest.mark.parametrize("model_type", ["gpt2", "llama"])
-def test_recomputed_layers_draw_the_same_masks_again(model_type: str, bounds: list[int]) -> None:
+def test_recomputed_layers_draw_the_same_masks_again(model_type: str, mode: RecomputeMode, bounds: list[int]) -> None:
     """OLMo-core#828, DeepSpeed#1522: also behind a cut right after the embedding, and right before the head."""
     config = dropping(model_type)
-    assert_same(trained(config, bounds, recompute=True), trained(config, bounds))
+    assert_same(trained(config, bounds, mode), trained(config, bounds))
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+@pytest.mark.parametrize("name", models.VARIANTS)
+def test_every_type_has_the_same_bits_however_much_of_it_is_computed_again(name: str, mode: RecomputeMode) -> None:
+    config = models.variant(name)
+    assert_same(trained(config, [0, 2, 5], mode), trained(config, [0, 2, 5]))
 
 
 def test_recompute_of_micro_batches_that_are_in_flight_together() -> None:
     config = dropping("gpt2")
     rows = models.batches(config)
     answers = []
-    for recompute in (False, True):
+    for mode in RECOMPUTE_MODES:
         first, last = models.cut(ModelSource(config), [0, 1, 5], dict(models.moved(config).named_parameters()))
-        last.recomputed = frozenset(last.local_layers()) if recompute else frozenset()
+        last.recompute = (mode,) * 3
         hidden = [first.forward(None, row).detach().requires_grad_() for row in rows]
         losses = [last.forward(h, row) for h, row in zip(hidden, rows, strict=True)]
         for loss in losses:
             loss.backward()
         answers.append(([loss.detach() for loss in losses], models.gradients([last]), [h.grad for h in hidden]))
-    assert_same(answers[0][:2], answers[1][:2])
-    assert all(torch.equal(a, b) for a, b in zip(answers[0][2], answers[1][2], strict=True))
+    for answer in answers[1:]:
+        assert_same(answer[:2], answers[0][:2])
+        assert all(torch.equal(a, b) for a, b in zip(answer[2], answers[0][2], strict=True))
 
 
 def test_every_key_has_a_seed_of_its_own() -> None:

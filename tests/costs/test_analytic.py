@@ -30,7 +30,7 @@ def gpt(hidden, num_layers, dtype_bytes=2):
     """As the paper has it: matrices of 12 h^2, biases and norms of 13 h, position table, tied head, final norm."""
     layers = [Layer("embedding", "embedding", (VOCAB + SEQUENCE) * hidden, ("wte", "wpe"), 0.0, 0)]
     layers += [
-        Layer(f"layers.{i}", "gpt", 12 * hidden**2 + 13 * hidden, (), 24.0 * hidden**2, hidden)
+        Layer(f"layers.{i}", "gpt", 12 * hidden**2 + 13 * hidden, (), 24.0 * hidden**2, hidden, 9 * hidden)
         for i in range(num_layers)
     ]
     layers.append(Layer("head", "head", 2 * hidden, (), 2.0 * hidden * VOCAB, 0))
@@ -51,7 +51,7 @@ def counter(memory_bytes_per_s=inf):
 def test_the_sizes_of_table_1_have_its_parameters_and_the_flops_of_equation_3(billions, h, num_layers, batch):
     chain = gpt(h, num_layers)
     assert round(chain.num_parameters / 1e9, 1) == billions
-    costs = recomputed(analytic_costs(chain, counter(), LINK, batch, SEQUENCE))
+    costs = recomputed(analytic_costs(chain, counter(), LINK, batch, SEQUENCE), ("full",) * num_layers)
     equation_3 = 96 * batch * SEQUENCE * num_layers * h**2 * (1 + SEQUENCE / (6 * h) + VOCAB / (16 * num_layers * h))
     assert seconds_of(costs) == pytest.approx(equation_3, rel=1e-12)
 
@@ -64,7 +64,7 @@ def test_gpt_3_and_the_1_trillion_model_train_for_the_days_that_section_5_1_says
     h, num_layers, gpus, batch, tflops, tokens, days
 ):
     device = Device("A100 as reached", "cuda", 80 * 10**9, tflops * 1e12, inf)
-    one_row = recomputed(analytic_costs(gpt(h, num_layers), device, LINK, 1, SEQUENCE))
+    one_row = recomputed(analytic_costs(gpt(h, num_layers), device, LINK, 1, SEQUENCE), ("full",) * num_layers)
     step_s = batch * seconds_of(one_row) / gpus
     assert round(step_s * tokens / (batch * SEQUENCE) / 86400) == pytest.approx(days, abs=1)
 
@@ -93,12 +93,23 @@ def test_the_head_saves_what_section_4_3_says():
 def test_full_recomputation_keeps_2_sbh_a_layer_and_costs_one_more_forward():
     h = 12288
     kept = analytic_costs(gpt(h, 3), counter(), LINK, 1, SEQUENCE)
-    again = recomputed(kept)
+    again = recomputed(kept, ("full",) * 3)
     for before, after in zip(kept.layers[1:-1], again.layers[1:-1], strict=True):
         assert after.saved_bytes == 2 * SEQUENCE * h
         assert after.i_s == before.i_s + before.f_s
         assert (after.f_s, after.w_s) == (before.f_s, before.w_s)
     assert (again.layers[0], again.layers[-1]) == (kept.layers[0], kept.layers[-1])
+
+
+def test_selective_recomputation_keeps_20_sbh_a_layer_and_makes_the_scores_and_their_use_again():
+    # The input, and of the matrices' outputs 3 h of query, key and value, h, 4 h and h: 10 h in 16 bits.
+    h = 12288
+    kept = analytic_costs(gpt(h, 3), counter(), LINK, 1, SEQUENCE)
+    again = recomputed(kept, ("none", "selective", "full"))
+    assert [layer.saved_bytes for layer in again.layers[1:-1]] == [n * SEQUENCE * h for n in (32, 20, 2)]
+    assert [layer.working_bytes for layer in again.layers[1:-1]] == [n * SEQUENCE * h for n in (0, 12, 30)]
+    assert again.layers[2].i_s - kept.layers[2].i_s == pytest.approx(4.0 * SEQUENCE**2 * h)
+    assert (again.layers[2].f_s, again.layers[2].w_s) == (kept.layers[2].f_s, kept.layers[2].w_s)
 
 
 def test_memory_traffic_adds_seconds_in_proportion_to_bandwidth():

@@ -108,15 +108,20 @@ def test_saved_activations_of_1f1b_fall_from_stage_to_stage():
     assert plan.prediction.activation_bytes == (4 * unit, 3 * unit, 2 * unit, unit)
 
 
-def test_with_memory_for_two_and_a_half_microbatches_the_plan_fits_and_says_why():
+def test_with_memory_for_two_and_a_half_microbatches_stages_0_and_1_alone_recompute_and_the_plan_says_why():
     chain = make_chain(8)
     wanted = Wanted(pp=4, schedule="1f1b", microbatches=8, cuts=(2, 2, 2, 2))
-    state = max(sum(parts) for parts in zip(*_states(chain, wanted), strict=True))
-    limit = state + int(2.5 * 2000)
-    plan, _ = plan_for(chain, [device(limit)] * 4, wanted, batch_rows=8)
-    assert plan.recompute == "full"
-    assert all(plan.prediction.memory_bytes(rank) <= limit for rank in range(4))
-    assert any("without it rank 0 would need" in reason for reason in plan.reasons)
+    limits = [sum(parts) + int(2.5 * 2000) for parts in zip(*_states(chain, wanted), strict=True)]
+    plan, _ = plan_for(chain, [device(limit) for limit in limits], wanted, batch_rows=8)
+    # Four in flight on stage 0, and one layer kept while its backward runs: 4 x 1010 + 990 would not fit in 5000.
+    assert plan.recompute == ("full", "full", "full", "none", "none", "none", "none", "none")
+    assert all(plan.prediction.memory_bytes(rank) <= limit for rank, limit in enumerate(limits))
+    assert plan.reasons[-1].startswith(
+        "Memory asks for recomputation: stage 0 recomputes all 2 layers (full) and stage 1 recomputes 1 of 2 layers "
+        "(full), which costs 12 ms a step; without it rank 0 would need"
+    )
+    assert [row.recompute for row in stage_rows(plan, chain)] == ["all 2 layers (full)", "1 of 2 layers (full)", "", ""]
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 def _states(chain, wanted):
@@ -251,7 +256,7 @@ def test_prices_are_asked_for_once_for_each_number_of_rows():
         ),
         (Wanted(pp=2, schedule="zb-v", cuts=(2, 2)), "name 2 stages, but pp=2 with 2 on each rank has 4"),
         (Wanted(pp=2, schedule="dualpipe"), "Schedule dualpipe keeps two copies of the weights; it can be simulated"),
-        (Wanted(recompute="half"), "no recompute=half; choose none or full"),
+        (Wanted(recompute="half"), "no recompute=half; choose none, selective, full"),
     ],
 )
 def test_choices_that_cannot_be_met_are_refused_with_what_works(wanted, text):

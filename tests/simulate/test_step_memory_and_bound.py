@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from priced import FREE, even, uneven
 
-from headrace.costs.costs import LinkCosts
+from headrace.chain import RecomputeMode
+from headrace.costs.costs import Costs, LayerCosts, LinkCosts, recomputed, stage_costs
 from headrace.errors import RequestError
 from headrace.schedule import FAMILIES, Op, Schedule, check, check_memory, make_schedule, price
-from headrace.simulate import lower_bound_s, rank_memory, simulate, update
+from headrace.simulate import Simulation, lower_bound_s, rank_memory, simulate, update
 
 
 def test_the_optimizer_waits_for_all_ranks_or_for_its_own_only() -> None:
@@ -53,11 +54,19 @@ def test_two_copies_of_the_weights_cost_twice_the_parameters() -> None:
 
 
 def test_recompute_keeps_the_input_and_runs_the_forward_again() -> None:
-    plain = simulate(make_schedule("1f1b", 2, 4), even(2), FREE)
-    again = simulate(make_schedule("1f1b", 2, 4), even(2), FREE, recompute=True)
+    embedding, head = LayerCosts(0.0, 0.0, 0.0, 0, 0, 0, 8), LayerCosts(0.0, 0.0, 0.0, 0, 0, 0, 0)
+    layer = LayerCosts(1.0, 1.0, 1.0, 100, 10, 4, 8)
+    costs = Costs((embedding, layer, layer, head), FREE, 0.0, 0.0, 0.0, "made up")
+
+    def step(*modes: RecomputeMode) -> Simulation:
+        return simulate(make_schedule("1f1b", 2, 4), stage_costs(recomputed(costs, modes), (0, 2, 4)), FREE)
+
+    plain, again, first_alone = step(), step("full", "full"), step("full", "none")
     assert (plain.step_s, again.step_s) == (5 * 3, 5 * 4)
     assert plain.peak_activation_bytes == (20, 10)
-    assert again.peak_activation_bytes == (0 + 10, 8 + 10), "inputs of 8 in flight, one whole stage while it runs again"
+    assert again.peak_activation_bytes == (16 + 2, 8 + 2), "inputs of 8 in flight, one whole layer while it runs again"
+    assert first_alone.peak_activation_bytes == (16 + 2, 10)
+    assert plain.step_s < first_alone.step_s <= again.step_s
 
 
 def test_a_memory_limit_names_op_rank_and_both_numbers() -> None:

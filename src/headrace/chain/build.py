@@ -14,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
 
 from headrace.chain.anatomy import Anatomy, find_anatomy, meta_model
 from headrace.chain.chain import Chain, Layer
@@ -164,7 +165,7 @@ def describe(
     types = getattr(config, "layer_types", None) or [""] * anatomy.num_layers
     attention = _attention_width(config)
 
-    def layer(index: int, name: str, kind: str, flops: float, width: int) -> Layer:
+    def layer(index: int, name: str, kind: str, flops: float, width: int, outputs: int = 0) -> Layer:
         own = tuple(names[index])
         still = [n for n in own if n in frozen]
         if still:  # It costs less than one that learns, and least where no gradient has to go further back.
@@ -172,13 +173,15 @@ def describe(
         if 0 < index <= first_that_learns:
             kind = f"{kind} without a gradient of its input"
         sizes = {n: parameters[n].numel() for n in own}
-        return Layer(name, kind, sum(sizes.values()), own, flops, width, sum(sizes[n] for n in still))
+        return Layer(name, kind, sum(sizes.values()), own, flops, width, sum(sizes[n] for n in still), outputs)
 
     prefix_of = ["", *(f"{anatomy.layers_path}.{i}." for i in range(anatomy.num_layers)), ""]
     row = [layer(0, "embedding", "embedding", 0.0, 0)]
     for i, block in enumerate(layers):
         kind = f"{type(block).__name__} {types[i]} {_structure(block)}"
-        row.append(layer(i + 1, f"layers.{i}", kind, _flops_per_token(block, config), attention))
+        matrices = _matrices(block, config)
+        flops, outputs = 2.0 * sum(size for size, _ in matrices), sum(width for _, width in matrices)
+        row.append(layer(i + 1, f"layers.{i}", kind, flops, attention, outputs))
     head_flops = 2.0 * config.hidden_size * config.vocab_size
     row.append(layer(anatomy.num_layers + 1, "head", "head", head_flops, 0))
     dtype_bytes = torch.empty(0, dtype=model.dtype).element_size()
@@ -206,16 +209,16 @@ def _attention_width(config: PretrainedConfig) -> int:
     return heads * head_dim
 
 
-def _flops_per_token(block: nn.Module, config: PretrainedConfig) -> float:
-    """Two FLOPs for each weight of a matrix that a token meets; of fused experts only the active ones count."""
+def _matrices(block: nn.Module, config: PretrainedConfig) -> list[tuple[int, int]]:
+    """Weights, and numbers of the output, of each matrix that a token meets; of fused experts the active ones count."""
     counts = [getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")]
     experts = next(filter(None, counts), 1)
     active = getattr(config, "num_experts_per_tok", None) or 1
-    flops = 0.0
+    found: list[tuple[int, int]] = []
     for module in block.modules():
         for parameter in module.parameters(recurse=False):
             if parameter.ndim == 2 and not isinstance(module, nn.Embedding):
-                flops += 2.0 * parameter.numel()
+                found.append((parameter.numel(), parameter.shape[1 if isinstance(module, Conv1D) else 0]))
             elif parameter.ndim == 3 and parameter.shape[0] == experts:
-                flops += 2.0 * parameter.numel() * active / experts
-    return flops
+                found += [(parameter[0].numel(), parameter.shape[1])] * active
+    return found

@@ -1,6 +1,13 @@
 """The chain: a model as an ordered row of layers, known without a device."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+RecomputeMode = Literal["none", "selective", "full"]
+"""What of a layer's activations is computed again in the backward instead of kept."""
+
+RECOMPUTE_MODES: tuple[RecomputeMode, ...] = get_args(RecomputeMode)
+"""From the most memory to the least."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +23,7 @@ class Layer:
         attention_width: Heads x head size of the layer's attention (0 where there is none); the scores and
             their use cost ``4 x attention_width x context`` FLOPs a token.
         num_frozen: Of its parameters, those that do not learn: they have neither gradient nor optimizer state.
+        linear_output_width: Numbers a token in the outputs of the matrix products, attention scores apart.
     """
 
     name: str
@@ -25,6 +33,7 @@ class Layer:
     forward_flops_per_token: float
     attention_width: int
     num_frozen: int = 0
+    linear_output_width: int = 0
 
 
 @dataclass(frozen=True)

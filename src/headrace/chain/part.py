@@ -12,13 +12,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from headrace.chain.anatomy import Anatomy, keep_settings
+from headrace.chain.chain import RecomputeMode
 from headrace.chain.compiled import compiled
 from headrace.chain.late_loss import late_loss
 from headrace.chain.microbatch import MicroBatch
+from headrace.chain.recompute import run_layer
 from headrace.chain.small import RANDOM_SETTINGS
 from headrace.errors import RequestError
 
@@ -67,7 +68,7 @@ class Part:
         model: The transformers model with everything else replaced by parameterless stand-ins.
         anatomy: That of the unsplit model.
         first, stop: Bounds in the chain (0 is the embedding, ``num_layers + 1`` the head).
-        recomputed: Indices in the model's list of layers that keep their input only, and run again in the backward.
+        recompute: The mode of each transformer layer of the unsplit model; empty where all are kept whole.
         loss_chunks: Chunks of tokens in which the loss is computed; its logits are alive one chunk at a time.
         autocast: Type in which matrix products are made, as ``torch.autocast`` chooses them; None: the parameters'.
         compiled_layers: Those that run through ``torch.compile``, forward and backward each in one piece.
@@ -76,7 +77,7 @@ class Part:
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, first: int, stop: int) -> None:
         self.model, self.anatomy, self.first, self.stop = model, anatomy, first, stop
-        self.recomputed: frozenset[int] = frozenset()
+        self.recompute: tuple[RecomputeMode, ...] = ()
         self.loss_chunks = 1
         self.autocast: torch.dtype | None = None
         self.compiled_layers: list[nn.Module] = []
@@ -131,6 +132,10 @@ class Part:
             self._forwards[index] = compiled(self._forwards[index], backend, name)
             self.compiled_layers.append(layers[index])
 
+    def layer(self, index: int) -> nn.Module:
+        """The transformer layer at ``index`` of the model's list, or what stands for it."""
+        return self.model.get_submodule(f"{self.anatomy.layers_path}.{index}")
+
     def forward(self, hidden: Tensor | None, batch: MicroBatch) -> Tensor:
         """Runs the part.
 
@@ -168,14 +173,14 @@ class Part:
         self._seed(0, batch.key)
         if self.has_head and batch.wants_logits:
             logits: Tensor = self.model(**inputs, **self._last_only).logits
-            self._output = None
+            self._received = self._output = None
             return logits[:, -1]
         if self.has_head:
             answer = self.body(**inputs)
-            self._output = None
+            self._received = self._output = None
             return late_loss(self.model, self.body, answer, batch, self.loss_chunks, self._seed_head(batch.key))
         self.model.base_model(**inputs)
-        output, self._output = self._output, None
+        output, self._received, self._output = self._output, None, None
         assert output is not None
         self._check_output(output, (*batch.shape, self._hidden_size))
         return output.contiguous()
@@ -205,9 +210,8 @@ class Part:
             return self._forwards[index](*args, **kwargs)
 
         def layer_forward(*args: Any, **kwargs: Any) -> Any:
-            if index in self.recomputed and torch.is_grad_enabled():
-                return checkpoint(run, self._key, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-            return run(self._key, *args, **kwargs)
+            mode = self.recompute[index] if self.recompute else "none"
+            return run_layer(mode, run, self._key, *args, **kwargs)
 
         return layer_forward
 

@@ -1,6 +1,6 @@
 """Prices from the sizes of a model, where nothing can be measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.chain.chain import Chain, Layer
 from headrace.cluster.cluster import Device, Link
@@ -27,6 +27,10 @@ def analytic_costs(chain: Chain, device: Device, link: Link, microbatch_rows: in
     and residuals, and as many numbers as the matrices' other sides are wide, ``weights / hidden_size``. That is their
     equation 1 for a GPT layer, ``34 sbh`` bytes in 16 bits, less ``2 sbh`` for dropout masks and less the
     ``5 a s^2 b`` of attention scores, which fused attention does not keep. The head keeps its logits in float32.
+
+    Selective recomputation (section 5 there, taken further) keeps a layer's input and the outputs of its matrices:
+    ``20 sbh`` of a GPT layer's ``32 sbh``. It makes the attention scores and their use again, and writes and reads
+    once more what it had not kept.
 
     Args:
         chain: The model.
@@ -66,6 +70,8 @@ class _Work:
     parameter_bytes: int
     saved_bytes: int
     weight_saved_bytes: int
+    selective_flops: float = 0.0
+    selective_freed_bytes: int = 0
 
     def priced(self, device: Device, output_bytes: int) -> LayerCosts:
         def seconds(flops: float, num_bytes: int) -> float:
@@ -79,6 +85,8 @@ class _Work:
             saved_bytes=self.saved_bytes,
             weight_saved_bytes=self.weight_saved_bytes,
             output_bytes=output_bytes,
+            selective_s=seconds(self.selective_flops, 2 * self.selective_freed_bytes),
+            selective_freed_bytes=self.selective_freed_bytes,
         )
 
 
@@ -96,7 +104,12 @@ def _transformer_layer(layer: Layer, chain: Chain, tokens: int, sequence_length:
     # W keeps the inputs of the matrices and the gradients of their outputs: of a GPT layer 7 and 9 hidden states,
     # together as many as the 16 that the forward keeps.
     saved_bytes = round(tokens * (4 * chain.hidden_size + widths) * chain.dtype_bytes)
-    return _with_weights(layer, chain, weights_flops, attention_flops, saved_bytes, saved_bytes)
+    work = _with_weights(layer, chain, weights_flops, attention_flops, saved_bytes, saved_bytes)
+    if not layer.linear_output_width:
+        return work
+    kept_bytes = tokens * (chain.hidden_size + layer.linear_output_width) * chain.dtype_bytes
+    freed_bytes = max(saved_bytes - kept_bytes, 0)
+    return replace(work, selective_flops=attention_flops, selective_freed_bytes=freed_bytes)
 
 
 def _head(layer: Layer, chain: Chain, tokens: int) -> _Work:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from headrace.chain.chain import RecomputeMode
+
 
 @dataclass(frozen=True)
 class LayerCosts:
@@ -17,6 +19,9 @@ class LayerCosts:
         saved_bytes: Activations kept from F until I (or B) has run.
         weight_saved_bytes: What is kept from I until W has run.
         output_bytes: The hidden state behind it, which crosses a cut there.
+        selective_s: Seconds that the backward takes longer when what selective recomputation frees is made again.
+        selective_freed_bytes: What of ``saved_bytes`` selective recomputation does not keep.
+        working_bytes: What is alive on top of ``saved_bytes`` while its backward runs, computed again.
     """
 
     f_s: float
@@ -26,6 +31,27 @@ class LayerCosts:
     saved_bytes: int
     weight_saved_bytes: int
     output_bytes: int
+    selective_s: float = 0.0
+    selective_freed_bytes: int = 0
+    working_bytes: int = 0
+
+    def under(self, mode: RecomputeMode, input_bytes: int) -> "LayerCosts":
+        """The prices under a recompute mode, from those without any.
+
+        ``full`` keeps the layer's input alone, of ``input_bytes``, and runs its forward again (Korthikanti et al.,
+        arXiv 2205.05198, section 5).
+        """
+        freed_bytes = {
+            "none": 0,
+            "selective": self.selective_freed_bytes,
+            "full": max(self.saved_bytes - input_bytes, 0),
+        }[mode]
+        return replace(
+            self,
+            i_s=self.i_s + {"none": 0.0, "selective": self.selective_s, "full": self.f_s}[mode],
+            saved_bytes=self.saved_bytes - freed_bytes,
+            working_bytes=freed_bytes,
+        )
 
 
 @dataclass(frozen=True)
@@ -51,6 +77,7 @@ class Costs:
         stage_i_s: The same for a backward.
         optimizer_s_per_byte: Seconds of the optimizer step per byte of parameters.
         source: ``measured`` or ``analytic``.
+        stage_saved_bytes: Activations that a stage keeps on top of its layers' (masks, rotary tables).
     """
 
     layers: tuple[LayerCosts, ...]
@@ -59,6 +86,7 @@ class Costs:
     stage_i_s: float
     optimizer_s_per_byte: float
     source: str
+    stage_saved_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +99,7 @@ class StageCosts:
         saved_bytes: Activations of one micro-batch, kept from F until I (or B).
         weight_saved_bytes: What of them W still needs once I has run.
         output_bytes: The message to the next stage; its gradient has the same size.
+        working_bytes: What is alive on top of them while I (or B) runs, computed again; empty where nothing is.
     """
 
     f_s: tuple[float, ...]
@@ -80,6 +109,7 @@ class StageCosts:
     saved_bytes: tuple[int, ...]
     weight_saved_bytes: tuple[int, ...]
     output_bytes: tuple[int, ...]
+    working_bytes: tuple[int, ...] = ()
 
     @property
     def num_stages(self) -> int:
@@ -102,15 +132,25 @@ def stage_costs(costs: Costs, bounds: Sequence[int], speeds: Sequence[float] | N
         i_s=tuple((costs.stage_i_s + sum(layer.i_s for layer in group)) / speed for group, speed in pace),
         w_s=tuple(sum(layer.w_s for layer in group) / speed for group, speed in pace),
         parameter_bytes=tuple(sum(layer.parameter_bytes for layer in group) for group in groups),
-        saved_bytes=tuple(sum(layer.saved_bytes for layer in group) for group in groups),
+        saved_bytes=tuple(costs.stage_saved_bytes + sum(layer.saved_bytes for layer in group) for group in groups),
         weight_saved_bytes=tuple(sum(layer.weight_saved_bytes for layer in group) for group in groups),
         output_bytes=tuple(group[-1].output_bytes for group in groups),
+        working_bytes=tuple(max(layer.working_bytes for layer in group) for group in groups),
     )
 
 
 def slowed(costs: Costs, factor: float) -> Costs:
     """Prices where each op takes ``factor`` times as long, as when so many ranks share a core; messages as before."""
-    layers = (replace(one, f_s=factor * one.f_s, i_s=factor * one.i_s, w_s=factor * one.w_s) for one in costs.layers)
+    layers = (
+        replace(
+            one,
+            f_s=factor * one.f_s,
+            i_s=factor * one.i_s,
+            w_s=factor * one.w_s,
+            selective_s=factor * one.selective_s,
+        )
+        for one in costs.layers
+    )
     return replace(
         costs,
         layers=tuple(layers),
@@ -120,14 +160,13 @@ def slowed(costs: Costs, factor: float) -> Costs:
     )
 
 
-def recomputed(costs: Costs) -> Costs:
-    """Prices when each transformer layer keeps its input alone and runs its forward again before its backward.
+def recomputed(costs: Costs, modes: Sequence[RecomputeMode]) -> Costs:
+    """Prices when each transformer layer has the recompute mode that ``modes`` says; empty: none has any.
 
-    That is full recomputation of Korthikanti et al. (arXiv 2205.05198, section 5). Embedding and head stay as they
-    are. What one layer saves is alive again while its backward runs; that peak is not in these prices.
+    Embedding and head are always kept whole. Of a stage's layers one at a time runs again.
     """
-    inner = [
-        replace(layer, i_s=layer.i_s + layer.f_s, saved_bytes=before.output_bytes)
-        for before, layer in pairwise(costs.layers[:-1])
-    ]
+    if not modes:
+        return costs
+    pairs = zip(modes, pairwise(costs.layers[:-1]), strict=True)
+    inner = [layer.under(mode, before.output_bytes) for mode, (before, layer) in pairs]
     return replace(costs, layers=(costs.layers[0], *inner, costs.layers[-1]))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from headrace.chain.build import ModelSource
 from headrace.chain.microbatch import MicroBatch
+from headrace.chain.part import Part
 from headrace.engine.agree import Agreement, Word
 from headrace.engine.batch import Batch
 from headrace.engine.channels import Channels
@@ -68,10 +69,7 @@ class Engine:
         make_stage = VersionedStage if program.is_asynchronous else Stage
         self._stages = {
             stage: make_stage(
-                self.source.build(bounds[stage], bounds[stage + 1], self.device),
-                program.splits_backward,
-                self.plan.recompute == "full",
-                self.plan.loss_chunks,
+                self._build(bounds[stage], bounds[stage + 1]), program.splits_backward, self.plan.loss_chunks
             )
             for stage, rank in enumerate(layout.placement)
             if rank == self.rank
@@ -238,6 +236,11 @@ class Engine:
         spans = tuple(span for spans in everyone for span in spans)
         start_s, end_s = min(s.start_s for s in spans), max(s.end_s for s in spans)
         return Timeline(len(everyone), spans, start_s, end_s)
+
+    def _build(self, first: int, stop: int) -> Part:
+        part = self.source.build(first, stop, self.device)
+        part.recompute = self.plan.recompute
+        return part
 
     def _program_for(self, num_microbatches: int) -> Program:
         if num_microbatches not in self._programs:

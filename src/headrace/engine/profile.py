@@ -4,14 +4,18 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from headrace.chain import RecomputeMode
 from headrace.chain.build import ModelSource
 from headrace.chain.microbatch import MicroBatch
 from headrace.chain.part import Part
 from headrace.costs import Costs, LayerCosts, LinkCosts
+from headrace.engine.born import Born
 from headrace.engine.stage import Stage
 from headrace.errors import RequestError
 
@@ -67,32 +71,44 @@ class Profiler:
         batch = _random_batch(chain.vocab_size, rows, length, self._device)
         shape = (rows, length, chain.hidden_size)
         gradient = torch.randn(shape, dtype=self._source.dtype, device=self._device)
-        empty = _time_part(self._source.build(1, 1, self._device), batch, gradient)
+        nothing = self._source.build(1, 1, self._device)
+        shared_bytes = _shared_bytes(nothing, batch, gradient)
+        empty = _time(Stage(nothing, split_backward=True), batch, gradient)
         by_kind: dict[str, LayerCosts] = {}
         kinds = {layer.kind: index for index, layer in reversed(list(enumerate(chain.layers)))}
         optimizer_s_per_byte = 0.0
         for done, (kind, index) in enumerate(kinds.items()):
             self._progress(done, len(kinds), f"measuring {rows} x {length} tokens")
             part = self._source.build(index, index + 1, self._device)
-            *times, waiting_bytes = self._try(index, part, batch, gradient)
+            stage = Stage(part, split_backward=True)
+            times = self._try(index, stage, batch, gradient)
+            saved_bytes, weight_saved_bytes = _kept_bytes(stage, batch, gradient)
+            again_s, freed_bytes = 0.0, 0
+            if part.local_layers():
+                selective: RecomputeMode = "selective"
+                part.recompute = (selective,) * part.anatomy.num_layers
+                again_s = sum(_time(stage, batch, gradient)[:2]) - sum(times[:2])
+                freed_bytes = saved_bytes - _kept_bytes(stage, batch, gradient)[0]
             by_kind[kind] = LayerCosts(
                 f_s=max(times[0] - empty[0], 0.0),
                 i_s=max(times[1] - empty[1], 0.0),
                 w_s=times[2],
                 parameter_bytes=chain.layers[index].num_parameters * chain.dtype_bytes,
-                saved_bytes=_saved_bytes(part, batch, gradient),
-                weight_saved_bytes=waiting_bytes,
+                saved_bytes=saved_bytes,
+                weight_saved_bytes=weight_saved_bytes,
                 output_bytes=rows * length * chain.hidden_size * chain.dtype_bytes,
+                selective_s=max(again_s, 0.0),
+                selective_freed_bytes=max(freed_bytes, 0),
             )
             if not optimizer_s_per_byte and index > 0:
                 optimizer_s_per_byte = _time_optimizer(part)
         self._progress(len(kinds), len(kinds), f"measuring {rows} x {length} tokens")
         layers = tuple(by_kind[layer.kind] for layer in chain.layers)
-        return Costs(layers, self._link, empty[0], empty[1], optimizer_s_per_byte, "measured")
+        return Costs(layers, self._link, empty[0], empty[1], optimizer_s_per_byte, "measured", shared_bytes)
 
-    def _try(self, index: int, part: Part, batch: MicroBatch, gradient: Tensor) -> tuple[float, float, float, int]:
+    def _try(self, index: int, stage: Stage, batch: MicroBatch, gradient: Tensor) -> tuple[float, float, float]:
         try:
-            return _time_part(part, batch, gradient)
+            return _time(stage, batch, gradient)
         except (RuntimeError, ValueError, IndexError) as error:  # A configuration that its class took, and is wrong.
             raise RequestError(
                 f"{self._chain.layers[index].name} of this {self._chain.model_type} fails on {len(batch.input_ids)} x "
@@ -105,28 +121,22 @@ def _random_batch(vocab_size: int, rows: int, length: int, device: torch.device)
     return MicroBatch(ids, ids, rows * (length - 1))
 
 
-def _time_part(part: Part, batch: MicroBatch, gradient: Tensor) -> tuple[float, float, float, int]:
-    """Median seconds of F, I and W; and the bytes that wait between I and W."""
-    stage = Stage(part, split_backward=True)
-
-    waiting_bytes = 0
+def _time(stage: Stage, batch: MicroBatch, gradient: Tensor) -> tuple[float, float, float]:
+    """Median seconds of F, I and W."""
 
     def once() -> tuple[float, float, float]:
-        nonlocal waiting_bytes
-        hidden = None if part.has_embedding else torch.randn_like(gradient)
+        hidden = None if stage.part.has_embedding else torch.randn_like(gradient)
         clock = _Clock(batch.input_ids.device)
         output = stage.forward(0, hidden, batch)
         f_s = clock.lap_s()
         stage.input_backward(0, None if output is None else gradient)
         i_s = clock.lap_s()
-        waiting_bytes = stage.waiting_bytes(0)
-        clock.lap_s()
         stage.weight_backward(0)
         return f_s, i_s, clock.lap_s()
 
     laps = [once() for _ in range(REPEATS + 2)][2:]
     f_s, i_s, w_s = (statistics.median(lap) for lap in zip(*laps, strict=True))
-    return f_s, i_s, w_s, waiting_bytes
+    return f_s, i_s, w_s
 
 
 class _Clock:
@@ -167,24 +177,44 @@ def _time_optimizer(part: Part) -> float:
     return statistics.median([once() for _ in range(REPEATS + 1)][1:]) / num_bytes
 
 
-def _saved_bytes(part: Part, batch: MicroBatch, like: Tensor) -> int:
-    """Bytes that autograd keeps for the backward of one micro-batch, parameters apart, each memory once."""
-    own = {p.untyped_storage().data_ptr() for _, p in part.named_parameters()}
-    kept: dict[int, int] = {}
+def _kept_bytes(stage: Stage, batch: MicroBatch, gradient: Tensor) -> tuple[int, int]:
+    """Bytes that are kept of a layer and one micro-batch after F, and after I, each memory once."""
+    part = stage.part
+    hidden = None if part.has_embedding else torch.randn_like(gradient)
+    input_bytes = 0 if hidden is None else hidden.nbytes
+    born, marks = Born(), [0]
+    hooks = [
+        part.layer(index).register_forward_pre_hook(lambda *_: marks.append(len(born))) for index in part.local_layers()
+    ]
+    with born:
+        stage.forward(0, hidden, batch)
+        stage.losses.clear()
+        saved_bytes = input_bytes + born.alive_bytes(marks[-1])
+        part.model.zero_grad(set_to_none=False)
+        stage.input_backward(0, None if part.has_head else gradient.clone())  # W may keep it.
+    del hidden
+    weight_saved_bytes = born.alive_bytes(marks[-1])
+    stage.weight_backward(0)
+    for hook in hooks:
+        hook.remove()
+    return saved_bytes, weight_saved_bytes
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
-    hidden = None if part.has_embedding else torch.randn_like(like, requires_grad=part.passes_gradient)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = part.forward(hidden, batch)
-    for tensor in (hidden, output):
-        if tensor is not None:
-            pack(tensor)
-    return sum(kept.values())
+def _shared_bytes(empty: Part, batch: MicroBatch, hidden: Tensor) -> int:
+    """What the layers are handed beside the hidden state (masks, rotary tables), each memory once."""
+    found: dict[int, int] = {}
+
+    def note(_: nn.Module, *handed: Any) -> None:
+        storages = [one.untyped_storage() for one in tree_leaves(handed) if isinstance(one, Tensor)]
+        found.update({storage.data_ptr(): storage.nbytes() for storage in storages})
+
+    layers = [empty.layer(index) for index in range(empty.anatomy.num_layers)]
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    empty.forward(hidden, batch)
+    for hook in hooks:
+        hook.remove()
+    found.pop(hidden.untyped_storage().data_ptr(), None)
+    return sum(found.values())
 
 
 def _line(low: Costs, high: Costs, share: float) -> Costs:
@@ -202,11 +232,14 @@ def _line(low: Costs, high: Costs, share: float) -> Costs:
             round(between(a.saved_bytes, b.saved_bytes)),
             round(between(a.weight_saved_bytes, b.weight_saved_bytes)),
             round(between(a.output_bytes, b.output_bytes)),
+            between(a.selective_s, b.selective_s),
+            round(between(a.selective_freed_bytes, b.selective_freed_bytes)),
         )
         for a, b in zip(low.layers, high.layers, strict=True)
     )
     stage_f_s, stage_i_s = between(low.stage_f_s, high.stage_f_s), between(low.stage_i_s, high.stage_i_s)
-    return Costs(layers, low.link, stage_f_s, stage_i_s, low.optimizer_s_per_byte, low.source)
+    stage_saved_bytes = round(between(low.stage_saved_bytes, high.stage_saved_bytes))
+    return Costs(layers, low.link, stage_f_s, stage_i_s, low.optimizer_s_per_byte, low.source, stage_saved_bytes)
 
 
 def _scaled(costs: Costs, factor: float) -> Costs:

@@ -20,13 +20,12 @@ class Stage:
         losses: Where the head is here: each micro-batch's share of the step's loss, in the order of their forwards.
     """
 
-    def __init__(self, part: Part, split_backward: bool, recompute: bool = False, loss_chunks: int = 1) -> None:
+    def __init__(self, part: Part, split_backward: bool, loss_chunks: int = 1) -> None:
         """Prepares the layers.
 
         Args:
-            part: The layers, with weights.
+            part: The layers, with weights, and with what they compute again.
             split_backward: Whether I and W will be asked for (else only B).
-            recompute: Whether each layer keeps its input only and runs its forward again in the backward.
             loss_chunks: Where the head is here, chunks of tokens in which the loss is computed.
         """
         self.part = part
@@ -36,8 +35,6 @@ class Stage:
         self._offload: Offload | None = None
         if loss_chunks > 1:
             part.loss_chunks = loss_chunks
-        if recompute:
-            part.recomputed = frozenset(part.local_layers())
         if split_backward:
             # A chunk's gradient of logits must not wait for W, so the head multiplies it at once, chunk after chunk.
             model = part.model if loss_chunks == 1 else part.body
@@ -80,11 +77,6 @@ class Stage:
             return None
         # A part that lets nothing through (bypassed, or all before it is frozen) sends a gradient all the same: zero.
         return torch.zeros_like(hidden) if hidden.grad is None else hidden.grad
-
-    def waiting_bytes(self, microbatch: int) -> int:
-        """What is kept between op I and op W of ``microbatch``."""
-        assert self._weight_gradients is not None
-        return self._weight_gradients.num_bytes(microbatch)
 
     def weight_backward(self, microbatch: int) -> None:
         """Op W: the weight gradients that op I of the same micro-batch left."""

@@ -38,12 +38,6 @@ class WeightGradients:
             self.leave(gradient)
         gradient.uses.append((product, factors))
 
-    def num_bytes(self, microbatch: int) -> int:
-        """What the products of ``microbatch`` keep in memory until they are done."""
-        gradients = [work for work in self._waiting[microbatch] if isinstance(work, _Gradient)]
-        storages = [factor.untyped_storage() for each in gradients for _, factors in each.uses for factor in factors]
-        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
     @torch.no_grad()
     def run(self, microbatch: int) -> None:
         """Does the products of ``microbatch``, letting each one's tensors go as soon as it is done."""

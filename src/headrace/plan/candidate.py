@@ -2,18 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from math import inf
 from typing import Literal
 
-from headrace.chain.chain import Chain
+from headrace.chain.chain import Chain, RecomputeMode
 from headrace.cluster.cluster import Cluster, Device
-from headrace.costs.costs import Costs, LinkCosts, StageCosts, recomputed, slowed, stage_costs
+from headrace.costs.costs import Costs, StageCosts, recomputed, slowed, stage_costs
 from headrace.plan.asynchronous import copies_bytes, with_updates
-from headrace.plan.memory import state_bytes, version_bytes
+from headrace.plan.memory import StateBytes, state_bytes, version_bytes
 from headrace.plan.orders import open_schedule, priced_schedule, runnable_families
 from headrace.plan.partition import bounds_from_cuts, partition
 from headrace.plan.plan import Layout, Plan, Prediction
+from headrace.plan.recompute import Recomputation, choose_modes
 from headrace.schedule.checker import Checked, check
 from headrace.schedule.files import schedule_to_json
+from headrace.schedule.memory import Level, stage_levels
 from headrace.schedule.prices import price
 from headrace.schedule.schedule import Schedule
 from headrace.simulate.auto import auto
@@ -77,7 +81,7 @@ def make_candidate(
     num_ranks: int,
     schedule: str,
     microbatches: int,
-    recompute: str,
+    recompute: RecomputeMode | None,
     cuts: tuple[int, ...] | None = None,
     chunks: int = 1,
 ) -> Candidate:
@@ -85,18 +89,32 @@ def make_candidate(
 
     Every micro-batch is priced as if it had the rows of the first, so uneven ones come out a little slow.
 
+    Args:
+        job: What is to be planned.
+        num_ranks: Ranks of the pipeline.
+        schedule: Name of a family or a file, or ``auto``.
+        microbatches: Micro-batches of a step.
+        recompute: Mode of all transformer layers; None: each layer's as memory asks for it.
+        cuts: Transformer layers of each stage.
+        chunks: Stages on each rank.
+
     Raises:
         RequestError: The schedule does not exist or cannot have these numbers, or the cuts do not add up.
     """
-    costs = job.costs_of(-(-job.batch_rows // microbatches))
-    prices = _Prices.of(slowed(costs, job.cluster.ranks_per_core(num_ranks)), recompute)
+    costs = slowed(job.costs_of(-(-job.batch_rows // microbatches)), job.cluster.ranks_per_core(num_ranks))
+    prices = _Prices(costs, Recomputation(costs, recompute))
     if schedule != "auto":
         made = open_schedule(schedule, num_ranks, microbatches, chunks)
-        return _named(_cut_and_price(job, prices, made, recompute, cuts), schedule)
-    start = _cut_and_price(job, prices, open_schedule("1f1b", num_ranks, microbatches, 1), recompute, cuts)
+        return _named(_cut_and_price(job, prices, made, cuts), schedule)
+    start = _cut_and_price(job, prices, open_schedule("1f1b", num_ranks, microbatches, 1), cuts)
     options = _search(job, prices, start, cuts)
-    tried = [start, *(_cut_and_price(job, prices, made, recompute, cuts) for made in options)]
-    return _named(min(tried, key=lambda one: (not one.fits, one.prediction.step_s)), "auto")
+    tried = [start, *(_cut_and_price(job, prices, made, cuts) for made in options)]
+    return _named(min(tried, key=_rank), "auto")
+
+
+def _rank(candidate: Candidate) -> tuple[bool, float]:
+    """Smaller is better: those that fit, then the fastest."""
+    return not candidate.fits, candidate.prediction.step_s
 
 
 def _named(candidate: Candidate, schedule: str) -> Candidate:
@@ -104,13 +122,22 @@ def _named(candidate: Candidate, schedule: str) -> Candidate:
     return replace(candidate, plan=replace(candidate.plan, schedule=schedule))
 
 
-def _search(job: Job, prices: "_Prices", start: Candidate, cuts: tuple[int, ...] | None) -> list[Schedule]:
+@dataclass(frozen=True)
+class _Prices:
+    """Prices without recomputation, and what of it may be chosen."""
+
+    costs: Costs
+    recomputation: Recomputation
+
+
+def _search(job: Job, prices: _Prices, start: Candidate, cuts: tuple[int, ...] | None) -> list[Schedule]:
     """Orders worth a try: the search's own under the prices of ``start``, and every family that can be cut so."""
     layout, got = start.plan.layout, start.prediction
     speeds = [device.flops_per_s / start.devices[0].flops_per_s for device in start.devices]
-    rank_prices = price(stage_costs(prices.costs, layout.bounds, speeds), prices.costs.link)
+    stages = stage_costs(recomputed(prices.costs, start.plan.recompute), layout.bounds, speeds)
+    rank_prices = price(stages, prices.costs.link)
     free_bytes = [
-        device.memory_bytes - got.memory_bytes(rank) + got.activation_bytes[rank]
+        device.memory_bytes - got.memory_bytes(rank) + got.activation_bytes[rank] - stages.working_bytes[rank]
         for rank, device in enumerate(start.devices)
     ]
     most = len(cuts) if cuts else job.chain.num_transformer_layers
@@ -120,28 +147,61 @@ def _search(job: Job, prices: "_Prices", start: Candidate, cuts: tuple[int, ...]
     return [one for one in made if (one.num_stages == most if cuts else one.num_stages <= most)]
 
 
-def _cut_and_price(
-    job: Job, prices: "_Prices", schedule: Schedule, recompute: str, cuts: tuple[int, ...] | None
-) -> Candidate:
-    checked, microbatches = check(schedule), schedule.num_microbatches
+def _cut_and_price(job: Job, prices: _Prices, schedule: Schedule, cuts: tuple[int, ...] | None) -> Candidate:
+    checked, levels = check(schedule), stage_levels(schedule)
     devices, placement = job.cluster.devices[: schedule.num_ranks], schedule.placement
     speeds = [devices[rank].flops_per_s / devices[0].flops_per_s for rank in placement]
-    cut = [bounds_from_cuts(job.chain, cuts)] if cuts else _cuts(job, prices, checked, speeds, devices)
-    priced = {bounds: _priced(job.chain, prices.costs, bounds, speeds, schedule) for bounds in cut}
-    simulated = {bounds: _simulate(checked, stages, prices.costs.link) for bounds, stages in priced.items()}
-    bounds = min(simulated, key=lambda bounds: simulated[bounds].step_s)
-    simulation = simulated[bounds]
-    prediction = _predict(job, prices, bounds, speeds, priced[bounds], simulation)
-    layout = Layout(1, schedule.num_ranks, 1, schedule.num_stages // schedule.num_ranks, bounds, placement)
+    cut = [bounds_from_cuts(job.chain, cuts)] if cuts else _cuts(job, prices, checked, levels, speeds, devices)
+    tried = [_priced(job, prices, checked, levels, bounds, speeds) for bounds in dict.fromkeys(cut)]
+    # Of a family that places its ops by prices the better of two orders: at equal prices, and at these.
+    for one in tuple(tried):
+        stages = _stages(job, prices, one.plan.recompute, one.plan.layout.bounds, speeds, schedule)
+        by_price = priced_schedule(schedule, partial(price, stages, prices.costs.link))
+        if by_price is not None:
+            bounds, levels = one.plan.layout.bounds, stage_levels(by_price)
+            tried.append(_priced(job, prices, check(by_price), levels, bounds, speeds))
+    return min(tried, key=_rank)
+
+
+def _priced(
+    job: Job,
+    prices: _Prices,
+    checked: Checked,
+    levels: list[list[Level]],
+    bounds: tuple[int, ...],
+    speeds: list[float],
+) -> Candidate:
+    """One cut and one order, with what memory asks to be computed again."""
+    schedule, microbatches = checked.schedule, checked.schedule.num_microbatches
+    devices = job.cluster.devices[: schedule.num_ranks]
+    held = [
+        [layer for stage in schedule.stages_of(rank) for layer in range(bounds[stage], bounds[stage + 1])]
+        for rank in range(schedule.num_ranks)
+    ]
+    plain_states = [state_bytes(job.chain, layers, job.post_validation) for layers in held]
+    states = [
+        state._replace(parameter_bytes=state.parameter_bytes + copies_bytes(job.chain, bounds, checked, rank))
+        for rank, state in enumerate(plain_states)
+    ]
+    free_bytes = [device.memory_bytes - sum(state) for device, state in zip(devices, states, strict=True)]
+    modes = choose_modes(prices.recomputation, prices.costs, bounds, schedule, levels, free_bytes)
+    stages = _stages(job, prices, modes, bounds, speeds, schedule)
+    simulation = simulate(checked, stages, prices.costs.link)
+    rank_speeds = [speeds[schedule.placement.index(rank)] for rank in range(schedule.num_ranks)]
+    stepped_bytes = [min(state.parameter_bytes, state.gradient_bytes) for state in plain_states]
+    slowest = max(num_bytes / speed for num_bytes, speed in zip(stepped_bytes, rank_speeds, strict=True))
+    update_s = 0.0 if schedule.update_every else prices.costs.optimizer_s_per_byte * slowest
+    prediction = _predict(job, states, stages, simulation, update_s)
+    layout = Layout(1, schedule.num_ranks, 1, schedule.num_stages // schedule.num_ranks, bounds, schedule.placement)
     plan = Plan(
         layout,
         schedule.name,
         microbatches,
         -(-job.batch_rows // microbatches),
-        recompute,
+        modes,
         prediction,
         costs_source=prices.costs.source,
-        orders=tuple(map(tuple, schedule_to_json(simulation.schedule)["orders"])),
+        orders=tuple(map(tuple, schedule_to_json(schedule)["orders"])),
         post_validation=job.post_validation,
         update_every=schedule.update_every,
         delayed_update=schedule.delayed_update,
@@ -149,30 +209,13 @@ def _cut_and_price(
     return Candidate(plan, prediction, simulation, devices)
 
 
-def _simulate(checked: Checked, stages: StageCosts, link: LinkCosts) -> Simulation:
-    """Of a family that places its ops by prices the better of two orders: at equal prices, and at these."""
-    equal = simulate(checked, stages, link)
-    by_price = priced_schedule(checked.schedule, lambda: price(stages, link))
-    return equal if by_price is None else min(equal, simulate(by_price, stages, link), key=lambda made: made.step_s)
-
-
-@dataclass(frozen=True)
-class _Prices:
-    """Prices under a recompute mode, and the bytes of each layer that come back while its backward runs."""
-
-    costs: Costs
-    working_bytes: tuple[int, ...]
-
-    @classmethod
-    def of(cls, costs: Costs, recompute: str) -> "_Prices":
-        if recompute == "none":
-            return cls(costs, (0,) * len(costs.layers))
-        inner = tuple(layer.saved_bytes for layer in costs.layers[1:-1])
-        return cls(recomputed(costs), (0, *inner, 0))
-
-
 def _cuts(
-    job: Job, prices: _Prices, checked: Checked, speeds: list[float], devices: tuple[Device, ...]
+    job: Job,
+    prices: _Prices,
+    checked: Checked,
+    levels: list[list[Level]],
+    speeds: list[float],
+    devices: tuple[Device, ...],
 ) -> list[tuple[int, ...]]:
     """The best cut within memory, or without that limit where there is none, which then does not fit.
 
@@ -180,20 +223,18 @@ def _cuts(
     """
     chain, costs, placement = job.chain, prices.costs, checked.schedule.placement
 
-    def fits(stage: int, first: int, end: int) -> bool:
+    def added_s(stage: int, first: int, end: int) -> float:
         """Of several stages on a rank each may fill its share of the memory."""
         limit_bytes = devices[placement[stage]].memory_bytes / placement.count(placement[stage])
-        saved_bytes = sum(layer.saved_bytes for layer in costs.layers[first:end])
-        activation_bytes = checked.stage_peak_in_flight[stage] * saved_bytes + max(prices.working_bytes[first:end])
-        copy_bytes = version_bytes(chain, range(first, end), checked.weight_versions[stage].held)
-        return (
-            sum(state_bytes(chain, range(first, end), job.post_validation)) + copy_bytes + activation_bytes
-            <= limit_bytes
-        )
+        layers = range(first, end)
+        copy_bytes = version_bytes(chain, layers, checked.weight_versions[stage].held)
+        free_bytes = limit_bytes - sum(state_bytes(chain, layers, job.post_validation)) - copy_bytes
+        chosen = prices.recomputation.cheapest(first, end, levels[stage], free_bytes)
+        return chosen.added_s if chosen else inf
 
     def cut(light: Literal["front", "back"]) -> tuple[int, ...]:
         limits = (len(placement), speeds, costs.stage_f_s + costs.stage_i_s)
-        bounds = partition(layer_s, *limits, fits, light) or partition(layer_s, *limits, None, light)
+        bounds = partition(layer_s, *limits, added_s, light) or partition(layer_s, *limits, None, light)
         assert bounds, "a cut without limits always exists"
         return bounds
 
@@ -201,46 +242,36 @@ def _cuts(
     return [cut("front"), cut("back")]
 
 
-def _priced(chain: Chain, costs: Costs, bounds: tuple[int, ...], speeds: list[float], schedule: Schedule) -> StageCosts:
+def _stages(
+    job: Job,
+    prices: _Prices,
+    modes: tuple[RecomputeMode, ...],
+    bounds: tuple[int, ...],
+    speeds: list[float],
+    schedule: Schedule,
+) -> StageCosts:
+    costs = recomputed(prices.costs, modes)
     stages = stage_costs(costs, bounds, speeds)
-    return with_updates(stages, chain, bounds, speeds, schedule, costs.optimizer_s_per_byte)
+    return with_updates(stages, job.chain, bounds, speeds, schedule, costs.optimizer_s_per_byte)
 
 
 def _predict(
-    job: Job,
-    prices: _Prices,
-    bounds: tuple[int, ...],
-    speeds: list[float],
-    stages: StageCosts,
-    simulation: Simulation,
+    job: Job, states: list[StateBytes], stages: StageCosts, simulation: Simulation, update_s: float
 ) -> Prediction:
-    schedule = simulation.schedule
-    held = [
-        [layer for stage in schedule.stages_of(rank) for layer in range(bounds[stage], bounds[stage + 1])]
-        for rank in range(schedule.num_ranks)
-    ]
-    states = [state_bytes(job.chain, layers, job.post_validation) for layers in held]
-    rank_speeds = [speeds[schedule.placement.index(rank)] for rank in range(schedule.num_ranks)]
-    stepped_bytes = [min(state.parameter_bytes, state.gradient_bytes) for state in states]
-    slowest = max(num_bytes / speed for num_bytes, speed in zip(stepped_bytes, rank_speeds, strict=True))
     # Ends that are tied across two ranks wait for each other's gradients, and with them the whole pipeline.
-    together = not job.post_validation or (bool(job.chain.tied) and schedule.placement[0] != schedule.placement[-1])
-    pipe_s = simulation.step_s if together else simulation.span_s
-    optimizer_s = 0.0 if schedule.update_every else prices.costs.optimizer_s_per_byte * slowest
-    step_s = pipe_s + optimizer_s
-    copies = [copies_bytes(job.chain, bounds, simulation.checked, rank) for rank in range(schedule.num_ranks)]
-    working_bytes = [max(prices.working_bytes[layer] for layer in layers) for layers in held]
-    activations = zip(simulation.peak_activation_bytes, working_bytes, strict=True)
+    placement = simulation.schedule.placement
+    together = not job.post_validation or (bool(job.chain.tied) and placement[0] != placement[-1])
+    step_s = (simulation.step_s if together else simulation.span_s) + update_s
     return Prediction(
         step_s=step_s,
         idle_share=max(
             0.0, simulation.idle_share if together else simulation.bubble_rate
         ),  # Rounding may leave it just below.
         tokens_per_s=job.batch_rows * job.sequence_length / step_s,
-        parameter_bytes=tuple(state.parameter_bytes + extra for state, extra in zip(states, copies, strict=True)),
+        parameter_bytes=tuple(state.parameter_bytes for state in states),
         gradient_bytes=tuple(state.gradient_bytes for state in states),
         optimizer_bytes=tuple(state.optimizer_bytes for state in states),
-        activation_bytes=tuple(peak + working for peak, working in activations),
+        activation_bytes=simulation.peak_activation_bytes,
         messages=simulation.messages,
         message_bytes=simulation.message_bytes,
         stage_f_s=stages.f_s,

@@ -6,7 +6,7 @@ from itertools import pairwise
 from headrace.chain.chain import Chain
 from headrace.plan.memory import num_held_parameters
 from headrace.plan.plan import Plan
-from headrace.plan.words import layers_text
+from headrace.plan.words import layers_text, stage_recompute_text
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class StageRow:
         forward_s, backward_s: Predicted, of one micro-batch.
         memory_bytes: Of its rank, at the peak.
         in_flight: The most micro-batches whose activations it holds at a time.
+        recompute: What it computes again, such as ``3 of 4 layers (selective)``; empty where it keeps all.
     """
 
     stage: int
@@ -31,6 +32,7 @@ class StageRow:
     backward_s: float
     memory_bytes: int
     in_flight: int
+    recompute: str
 
 
 def stage_rows(plan: Plan, chain: Chain) -> list[StageRow]:
@@ -48,6 +50,7 @@ def stage_rows(plan: Plan, chain: Chain) -> list[StageRow]:
             backward_s=backward_s,
             memory_bytes=got.memory_bytes(rank),
             in_flight=in_flight,
+            recompute=stage_recompute_text(plan.recompute, first, end),
         )
         for stage, (rank, (first, end), forward_s, backward_s, in_flight) in enumerate(columns)
     ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from math import fsum
+from math import fsum, inf
 from typing import Literal
 
 from headrace.chain.chain import Chain
@@ -17,7 +17,7 @@ def partition(
     num_stages: int,
     speeds: Sequence[float] | None = None,
     stage_s: float = 0.0,
-    fits: Callable[[int, int, int], bool] | None = None,
+    added_s: Callable[[int, int, int], float] | None = None,
     light: Literal["front", "back"] = "front",
 ) -> tuple[int, ...] | None:
     """Cuts a row of layers into stages, exactly: no other cut has a faster slowest stage.
@@ -31,7 +31,8 @@ def partition(
         num_stages: Stages, each of at least one layer.
         speeds: One factor a stage; a stage of speed 0.5 needs twice the seconds. All 1 by default.
         stage_s: Seconds that each stage costs on top of its layers.
-        fits: ``fits(stage, first, end)`` says whether a stage may hold layers ``first … end - 1``.
+        added_s: ``added_s(stage, first, end)`` are the seconds on top that a stage needs to hold layers
+            ``first … end - 1`` in its memory, infinite where it cannot; never fewer for more layers.
         light: Of equal cuts, ``front`` takes fewest layers on the early stages, which hold more micro-batches in
             flight; ``back`` takes most there, so fewest on the late ones.
 
@@ -48,14 +49,14 @@ def partition(
     work_s = [[fsum(layer_s[first:end]) for end in range(num_layers + 1)] for first in range(num_layers)]
 
     def seconds(stage: int, first: int, end: int) -> float:
-        total_s = stage_s + work_s[first][end]
+        total_s = stage_s + work_s[first][end] + (added_s(stage, first, end) if added_s else 0.0)
         return total_s / speeds[stage] if speeds else total_s
 
     sign = 1 if light == "front" else -1
     best: dict[int, _Cut] = {0: ((), (0,))}
     for stage in range(num_stages):
         last_end = num_layers - (num_stages - 1 - stage)
-        found = {end: _best_cut(best, stage, end, sign, seconds, fits) for end in range(stage + 1, last_end + 1)}
+        found = {end: _best_cut(best, stage, end, sign, seconds) for end in range(stage + 1, last_end + 1)}
         best = {end: cut for end, cut in found.items() if cut}
     return tuple(sign * bound for bound in best[num_layers][1]) if num_layers in best else None
 
@@ -66,16 +67,15 @@ def _best_cut(
     end: int,
     sign: int,
     seconds: Callable[[int, int, int], float],
-    fits: Callable[[int, int, int], bool] | None,
 ) -> _Cut | None:
     """The best cut of layers ``0 … end - 1`` whose last stage is ``stage``, from the best cuts of one stage less."""
     best: _Cut | None = None
     for first in range(end - 1, stage - 1, -1):
-        if first not in shorter or (fits and not fits(stage, first, end)):
+        if first not in shorter:
             continue
         slowest_first, bounds = shorter[first]
         own_s = seconds(stage, first, end)
-        if best and own_s > best[0][0]:
+        if own_s == inf or (best and own_s > best[0][0]):
             break  # The stage only grows from here.
         if not best or not slowest_first or slowest_first[0] <= best[0][0]:
             cut = tuple(sorted((*slowest_first, own_s), reverse=True)), (*bounds, sign * end)

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from headrace.chain.chain import RecomputeMode
 from headrace.schedule.families import make_schedule
 from headrace.schedule.files import schedule_from_json
 from headrace.schedule.schedule import Schedule
@@ -82,7 +83,7 @@ class Plan:
         schedule: Name of the schedule's family, or its file.
         microbatches: Micro-batches of one step on each data-parallel copy.
         microbatch_size: Rows of a full micro-batch (the last ones of an uneven batch hold one less).
-        recompute: ``none`` or ``full``.
+        recompute: The mode of each transformer layer; empty where all activations are kept.
         prediction: What should come out; None where nothing was priced.
         reasons: Sentences for a person, most important first.
         costs_source: ``measured`` or ``analytic``.
@@ -97,7 +98,7 @@ class Plan:
     schedule: str
     microbatches: int
     microbatch_size: int
-    recompute: str = "none"
+    recompute: tuple[RecomputeMode, ...] = ()
     prediction: Prediction | None = None
     reasons: tuple[str, ...] = field(default=())
     costs_source: str = "analytic"
@@ -136,9 +137,8 @@ class Plan:
         layout = Layout(**_with_tuples(data["layout"]))
         prediction = Prediction(**_with_tuples(data["prediction"])) if data["prediction"] else None
         orders = tuple(tuple(order) for order in data.get("orders", ()))
-        return cls(
-            **(data | {"layout": layout, "prediction": prediction, "reasons": tuple(data["reasons"]), "orders": orders})
-        )
+        made = {"layout": layout, "prediction": prediction, "orders": orders}
+        return cls(**(_with_tuples(data) | made))
 
 
 def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:

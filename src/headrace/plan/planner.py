@@ -13,7 +13,7 @@ from headrace.plan.plan import Plan
 from headrace.plan.reasons import reasons
 from headrace.plan.rows import microbatch_choices
 from headrace.plan.wanted import Wanted
-from headrace.plan.words import bytes_text
+from headrace.plan.words import bytes_text, recompute_text
 from headrace.simulate.simulator import Simulation
 
 SCHEDULES = ("1f1b", "gpipe")
@@ -34,8 +34,8 @@ def make_plan(
     """Chooses what ``wanted`` leaves open by predicted step time, within the memory of every device.
 
     All pipeline lengths that the cluster and the model allow are tried, with each of `SCHEDULES`, the numbers of
-    micro-batches of `microbatch_choices`, and the exact best cut for each. Recomputation is chosen only where nothing
-    fits without it.
+    micro-batches of `microbatch_choices`, and the exact best cut for each. Layers are computed again only where the
+    memory of their rank asks for it.
 
     Args:
         chain: The model.
@@ -69,16 +69,12 @@ def _rank_choices(wanted: Wanted, most: int) -> list[int]:
 
 
 def _try_ranks(job: Job, wanted: Wanted, num_ranks: int) -> list[Candidate]:
-    """All candidates of one number of ranks, with recomputation only where it is asked for or needed."""
-    for mode in [wanted.recompute] if wanted.recompute else ["none", "full"]:
-        candidates = [
-            make_candidate(job, num_ranks, schedule, microbatches, mode, wanted.cuts, wanted.stages_per_rank)
-            for schedule in _schedule_choices(wanted, num_ranks)
-            for microbatches in _microbatch_choices(job, wanted, num_ranks)
-        ]
-        if _best(candidates):
-            break
-    return candidates
+    """All candidates of one number of ranks."""
+    return [
+        make_candidate(job, num_ranks, schedule, microbatches, wanted.recompute, wanted.cuts, wanted.stages_per_rank)
+        for schedule in _schedule_choices(wanted, num_ranks)
+        for microbatches in _microbatch_choices(job, wanted, num_ranks)
+    ]
 
 
 def _schedule_choices(wanted: Wanted, num_ranks: int) -> tuple[str, ...]:
@@ -107,7 +103,8 @@ def _does_not_fit(candidates: list[Candidate]) -> RequestError:
     nearest = min(candidates, key=lambda candidate: candidate.memory_share(candidate.heaviest_rank))
     rank, plan = nearest.heaviest_rank, nearest.plan
     return RequestError(
-        f"Nothing fits: even pp={plan.layout.pp} with {plan.microbatches} micro-batches, {plan.schedule} and "
-        f"recompute={plan.recompute} needs {bytes_text(nearest.prediction.memory_bytes(rank))} on rank {rank}, which "
-        f"has {bytes_text(nearest.devices[rank].memory_bytes)}; use more devices, shorter sequences or a smaller model."
+        f"Nothing fits: even pp={plan.layout.pp} with {plan.microbatches} micro-batches and {plan.schedule}, where "
+        f"{recompute_text(plan.recompute, plan.layout.bounds)}, needs "
+        f"{bytes_text(nearest.prediction.memory_bytes(rank))} on rank {rank}, which has "
+        f"{bytes_text(nearest.devices[rank].memory_bytes)}; use more devices, shorter sequences or a smaller model."
     )

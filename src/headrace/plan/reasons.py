@@ -5,7 +5,7 @@ from itertools import pairwise
 from headrace.plan.candidate import Candidate, Job, make_candidate
 from headrace.plan.rows import microbatch_rows
 from headrace.plan.wanted import Wanted
-from headrace.plan.words import bytes_text, layers_text, listing, seconds_text
+from headrace.plan.words import bytes_text, layers_text, listing, recompute_text, seconds_text
 
 _SAME = "the same time"
 
@@ -14,7 +14,7 @@ def reasons(job: Job, wanted: Wanted, chosen: Candidate, others: list[Candidate]
     """Sentences about the number of ranks, the cut, the micro-batches, the schedule, memory and recomputation."""
     sentences = (
         _verdict(job, wanted, chosen, others),
-        _cut(job, chosen),
+        _cut(job, wanted, chosen),
         _microbatches(job, wanted, chosen, others),
         _schedule(wanted, chosen, others),
         _memory(chosen),
@@ -28,7 +28,7 @@ def _verdict(job: Job, wanted: Wanted, chosen: Candidate, others: list[Candidate
     pp, step = chosen.plan.layout.pp, seconds_text(chosen.prediction.step_s)
     if pp == 1:
         return f"One device holds this model ({_fill(chosen)}): {step} a step." + _no_pipeline(wanted, others)
-    alone = _alone(job, chosen, others)
+    alone = _alone(job, wanted, chosen, others)
     asked = f"pp={pp} as asked" if wanted.num_ranks else f"A pipeline of {pp}"
     if not alone.fits:
         needs = f"one device does not hold this model, which needs {_fill(alone)}"
@@ -50,7 +50,7 @@ def _longer_pipeline(chosen: Candidate, others: list[Candidate]) -> str:
     return f" More ranks gain no more than 1%: pp={best.plan.layout.pp} would take {_difference(best, chosen)}."
 
 
-def _alone(job: Job, chosen: Candidate, others: list[Candidate]) -> Candidate:
+def _alone(job: Job, wanted: Wanted, chosen: Candidate, others: list[Candidate]) -> Candidate:
     """The best plan on one device; where none was tried, the one with the chosen micro-batches."""
     tried = [other for other in others if other.plan.layout.pp == 1]
     fitting = [other for other in tried if other.fits]
@@ -58,7 +58,7 @@ def _alone(job: Job, chosen: Candidate, others: list[Candidate]) -> Candidate:
         return min(fitting, key=lambda other: other.prediction.step_s)
     if tried:
         return min(tried, key=lambda other: other.memory_share(0))
-    return make_candidate(job, 1, "1f1b", chosen.plan.microbatches, chosen.plan.recompute)
+    return make_candidate(job, 1, "1f1b", chosen.plan.microbatches, wanted.recompute)
 
 
 def _no_pipeline(wanted: Wanted, others: list[Candidate]) -> str:
@@ -79,7 +79,7 @@ def _fill(candidate: Candidate) -> str:
     return f"{bytes_text(candidate.prediction.memory_bytes(rank))} of {has}"
 
 
-def _cut(job: Job, chosen: Candidate) -> str:
+def _cut(job: Job, wanted: Wanted, chosen: Candidate) -> str:
     """Who holds what (of many stages the first, the slowest and the last), and what an even cut would take."""
     bounds = chosen.plan.layout.bounds
     spans, last = list(pairwise(bounds)), len(bounds) - 2
@@ -88,16 +88,16 @@ def _cut(job: Job, chosen: Candidate) -> str:
     stage_s = [sum(parts) for parts in zip(chosen.prediction.stage_f_s, chosen.prediction.stage_b_s, strict=True)]
     named = range(last + 1) if last < 4 else sorted({0, stage_s.index(max(stage_s)), last})
     held = [f"stage {s} {layers_text(job.chain, *spans[s])} ({seconds_text(stage_s[s])})" for s in named]
-    return f"Layers, with seconds of a micro-batch: {listing(held)}{_even_cut(job, chosen)}."
+    return f"Layers, with seconds of a micro-batch: {listing(held)}{_even_cut(job, wanted, chosen)}."
 
 
-def _even_cut(job: Job, chosen: Candidate) -> str:
+def _even_cut(job: Job, wanted: Wanted, chosen: Candidate) -> str:
     plan = chosen.plan
     layout = plan.layout
     if plan.schedule == "auto":
         return ""  # Another cut would be searched for anew.
     cuts = microbatch_rows(job.chain.num_transformer_layers, layout.num_stages)
-    even = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, plan.recompute, cuts, layout.chunks)
+    even = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, wanted.recompute, cuts, layout.chunks)
     if even.plan.layout.bounds == plan.layout.bounds:
         return ", which is the even cut"
     return f"; cut evenly, a step would take {_difference(even, chosen)}"
@@ -152,10 +152,8 @@ def _schedule(wanted: Wanted, chosen: Candidate, others: list[Candidate]) -> str
     plan = chosen.plan
     if wanted.schedule:
         return f"{plan.schedule} as asked{_updates(chosen)}."
-    same = (plan.layout.pp, plan.microbatches, plan.recompute)
-    rivals = [
-        other for other in others if (other.plan.layout.pp, other.plan.microbatches, other.plan.recompute) == same
-    ]
+    same = (plan.layout.pp, plan.microbatches)
+    rivals = [other for other in others if (other.plan.layout.pp, other.plan.microbatches) == same]
     if not rivals:
         return ""
     rival = min(rivals, key=lambda other: other.prediction.step_s)
@@ -205,9 +203,17 @@ def _memory(chosen: Candidate) -> str:
 
 
 def _recompute(job: Job, wanted: Wanted, chosen: Candidate) -> str:
+    """Who computes what again, what that costs, and what memory would need without it."""
     plan = chosen.plan
-    if wanted.recompute or plan.recompute == "none":
-        return f"recompute={plan.recompute} as asked." if wanted.recompute else ""
+    if wanted.recompute:
+        return f"recompute={wanted.recompute} as asked."
+    if not plan.recompute:
+        return ""
     layout = plan.layout
-    kept = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, "none", wanted.cuts, layout.chunks)
-    return f"Recomputation is on: without it rank {kept.heaviest_rank} would need {_fill(kept)}."
+    cuts = tuple(sum(0 < layer <= len(plan.recompute) for layer in range(*span)) for span in pairwise(layout.bounds))
+    kept = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, "none", cuts, layout.chunks)
+    lost_s = chosen.prediction.step_s - kept.prediction.step_s
+    return (
+        f"Memory asks for recomputation: {recompute_text(plan.recompute, layout.bounds)}, which costs "
+        f"{seconds_text(max(lost_s, 0.0))} a step; without it rank {kept.heaviest_rank} would need {_fill(kept)}."
+    )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from headrace.chain.chain import Chain
+from headrace.chain.chain import RECOMPUTE_MODES, Chain, RecomputeMode
 from headrace.cluster.cluster import Cluster
 from headrace.errors import RequestError
 from headrace.plan.orders import chunks_of, is_asynchronous
@@ -19,7 +19,7 @@ class Wanted:
         schedule: Name of a schedule's family, or of a schedule file.
         microbatches: Micro-batches of one step.
         cuts: Transformer layers of each stage, as `bounds_from_cuts` takes them.
-        recompute: ``none`` or ``full``.
+        recompute: Of all transformer layers: one of `RECOMPUTE_MODES`.
         post_validation: Whether ranks begin the next step before the norm of this one is known.
     """
 
@@ -30,7 +30,7 @@ class Wanted:
     schedule: str | None = None
     microbatches: int | None = None
     cuts: tuple[int, ...] | None = None
-    recompute: str | None = None
+    recompute: RecomputeMode | None = None
     post_validation: bool = False
 
     @property
@@ -55,8 +55,8 @@ class Wanted:
             raise RequestError(
                 f"chunks={self.chunks} needs a schedule of several stages a rank; name one, such as interleaved-1f1b."
             )
-        if self.recompute not in (None, "none", "full"):
-            raise RequestError(f"There is no recompute={self.recompute}; choose none or full.")
+        if self.recompute not in (None, *RECOMPUTE_MODES):
+            raise RequestError(f"There is no recompute={self.recompute}; choose {', '.join(RECOMPUTE_MODES)}.")
         self._check_stages(chain, cluster)
         self._check_asynchronous(chain)
         self._check_rows(batch_rows)

@@ -1,8 +1,9 @@
 """Figures and layers as a person reads them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby, pairwise
 
-from headrace.chain.chain import Chain
+from headrace.chain.chain import RECOMPUTE_MODES, Chain, RecomputeMode
 
 
 def seconds_text(seconds: float) -> str:
@@ -36,3 +37,30 @@ def listing(parts: Iterable[str]) -> str:
     """Joins with commas and a final *and*."""
     *front, last = parts
     return f"{', '.join(front)} and {last}" if front else last
+
+
+def stage_recompute_text(modes: Sequence[RecomputeMode], first: int, end: int) -> str:
+    """What of layers ``first … end - 1`` of the chain is computed again, such as ``3 of 4 layers (selective)``.
+
+    Empty where nothing is.
+    """
+    inner = modes[max(first - 1, 0) : max(end - 1, 0)]
+    counts = {mode: inner.count(mode) for mode in RECOMPUTE_MODES[1:] if mode in inner}
+    again = sum(counts.values())
+    if not again:
+        return ""
+    how = next(iter(counts)) if len(counts) == 1 else listing(f"{count} {mode}" for mode, count in counts.items())
+    share = f"{again} of {len(inner)}" if again < len(inner) else f"all {len(inner)}" if again > 1 else "its"
+    return f"{share} layer{'s' * (len(inner) > 1)} ({how})"
+
+
+def recompute_text(modes: Sequence[RecomputeMode], bounds: Sequence[int]) -> str:
+    """What is computed again, such as ``stages 0 and 1 recompute 3 of 4 layers (selective)``."""
+    texts = [(stage, stage_recompute_text(modes, *span)) for stage, span in enumerate(pairwise(bounds))]
+    parts = []
+    for text, group in groupby(texts, key=lambda pair: pair[1]):
+        stages = [str(stage) for stage, _ in group]
+        if text:
+            many = len(stages) > 1
+            parts.append(f"stage{'s' * many} {listing(stages)} recompute{'s' * (not many)} {text}")
+    return listing(parts) if parts else "no layer is recomputed"

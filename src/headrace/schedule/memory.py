@@ -1,12 +1,14 @@
 """Activations that each rank holds: what its own order of ops decides, whatever the clock says."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from headrace.errors import RequestError
 from headrace.schedule.schedule import Schedule
+from headrace.schedule.table import B, I, W
 
 
 def held_activations(
@@ -15,7 +17,8 @@ def held_activations(
     """What the op's rank holds while each op of ``schedule.table`` runs.
 
     ``F`` adds the stage's ``saved``; ``B`` frees it; ``I`` frees it but for ``kept``, which ``W`` frees. What an op
-    frees it holds until it has ended. Where the schedule is forward only, ``F`` frees what it has added.
+    frees it holds until it has ended; where other backwards are split, ``B`` is ``I`` then ``W`` inside too. Where the
+    schedule is forward only, ``F`` frees what it has added.
 
     Args:
         schedule: Whose ops.
@@ -27,8 +30,12 @@ def held_activations(
         return np.asarray(saved, float)[schedule.table.stage]
     table, change = schedule.table, activation_changes(schedule, saved, kept)
     while_it_runs: npt.NDArray[np.float64] = np.cumsum(change) - np.minimum(change, 0)
+    none = np.zeros(schedule.num_stages)
+    if W in table.kind:
+        between = np.maximum(np.subtract(kept, saved), 0)
+        while_it_runs += np.stack([none, between, none, none])[table.kind, table.stage]
     if working is not None:
-        extra, none = np.asarray(working, float), np.zeros(schedule.num_stages)
+        extra = np.asarray(working, float)
         while_it_runs += np.stack([none, extra, extra, none])[table.kind, table.stage]
     return while_it_runs
 
@@ -49,6 +56,40 @@ def peaks(schedule: Schedule, held: npt.NDArray[np.float64]) -> tuple[float, ...
     most = np.zeros(schedule.num_ranks)
     np.maximum.at(most, schedule.table.rank, held)
     return tuple(most.tolist())
+
+
+class Level(NamedTuple):
+    """What a rank holds of one of its stages at some moment.
+
+    Attributes:
+        saved: Micro-batches between their ``F`` and the end of their ``I`` or ``B``.
+        kept: Micro-batches between ``I`` and the end of their ``W``.
+        working: 1 while ``I`` or ``B`` runs, else 0.
+    """
+
+    saved: int
+    kept: int
+    working: int
+
+
+def stage_levels(schedule: Schedule) -> list[list[Level]]:
+    """For each stage the moments at which it may hold most, whatever its bytes: those that no other moment tops."""
+    return [_stage_levels(schedule, stage) for stage in range(schedule.num_stages)]
+
+
+def _stage_levels(schedule: Schedule, stage: int) -> list[Level]:
+    table, none = schedule.table, [0.0] * schedule.num_stages
+    one = [*none[:stage], 1.0, *none[stage + 1 :]]
+    here = (table.rank == schedule.placement[stage]) & (table.stage == stage)
+    saved, kept = activation_changes(schedule, one, none)[here], activation_changes(schedule, none, one)[here]
+    after = np.stack([np.cumsum(saved), np.cumsum(kept)])
+    before = after - np.stack([saved, kept])
+    working = np.isin(table.kind[here], (B, I)).astype(float)
+    between = before + np.array([[-1], [1]]) * ((table.kind[here] == B) & (W in table.kind))
+    moments = np.concatenate([np.stack([*levels, working], 1) for levels in (before, between, after)])
+    rows = np.unique(moments.astype(int), axis=0)
+    topped = (rows[:, None] <= rows[None]).all(2).sum(1) > 1
+    return [Level(*row) for row in rows[~topped].tolist()]
 
 
 def check_memory(schedule: Schedule, saved: Sequence[float], kept: Sequence[float], limits: Sequence[float]) -> None:

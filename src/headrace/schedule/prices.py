@@ -93,6 +93,8 @@ def price(costs: StageCosts, link: LinkCosts | Sequence[LinkCosts]) -> Prices:
 
 def _check(costs: StageCosts) -> None:
     for name, values in asdict(costs).items():
+        if name == "working_bytes" and not values:
+            continue
         if len(values) != costs.num_stages:
             raise RequestError(f"{name} has {len(values)} entries for {costs.num_stages} stages; give one for each")
         for stage, value in enumerate(values):

@@ -10,7 +10,7 @@ from headrace.schedule.checker import Checked, check
 from headrace.schedule.prices import Prices, price
 from headrace.schedule.schedule import Schedule
 from headrace.simulate.contention import Contention
-from headrace.simulate.memory import peak_activation_bytes, with_recompute
+from headrace.simulate.memory import peak_activation_bytes
 from headrace.simulate.seconds import op_seconds, transfer_seconds
 from headrace.simulate.timeline import Span, Timeline
 from headrace.simulate.traffic import OVERLAPPING, Traffic, count_messages
@@ -90,7 +90,6 @@ def simulate(
     costs: StageCosts,
     link: LinkCosts | Sequence[LinkCosts],
     traffic: Traffic = OVERLAPPING,
-    recompute: bool = False,
 ) -> Simulation:
     """Prices a schedule: each rank runs its ops strictly in order, each as soon as it can.
 
@@ -102,7 +101,6 @@ def simulate(
         costs: One price for each stage.
         link: Of all neighbouring stages, or one for each pair ``(stage, stage + 1)``.
         traffic: How messages share links and ranks.
-        recompute: Stages keep only their input; each backward runs the forward again.
 
     Raises:
         RequestError: When the checker refuses, the counts differ, or a price is negative or not a number.
@@ -114,7 +112,7 @@ def simulate(
             f"schedule '{checked.schedule.name}' has {checked.schedule.num_stages} stages, "
             f"but {costs.num_stages} are priced; give one price for each stage"
         )
-    prices = price(with_recompute(costs) if recompute else costs, link)
+    prices = price(costs, link)
     durations_s, transfers_s = op_seconds(table, prices), transfer_seconds(table, prices)
     if traffic == OVERLAPPING:
         starts_s, ends_s = _times(checked, durations_s, transfers_s)
@@ -122,7 +120,7 @@ def simulate(
         starts_s, ends_s = Contention(checked, durations_s, transfers_s, traffic).times()
     messages, message_bytes = count_messages(checked, costs)
     return Simulation(
-        checked, starts_s, ends_s, peak_activation_bytes(checked.schedule, costs, recompute), messages, message_bytes
+        checked, starts_s, ends_s, peak_activation_bytes(checked.schedule, costs), messages, message_bytes
     )
 
 

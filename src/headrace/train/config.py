@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from headrace.chain.chain import RecomputeMode
 from headrace.train.complaints import sentence
 from headrace.train.overrides import apply_override, expand_shorthands, read_mapping
 
@@ -93,8 +94,9 @@ class ParallelConfig(Section):
     """Pieces into which each copy's rows of a step are cut."""
     cuts: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] | None = None
     """Transformer layers of each stage, such as [3, 2, 3]; the first also holds the embedding, the last the head."""
-    recompute: Literal["none", "full"] | None = None
-    """Whether activations are kept, or computed again in the backward."""
+    recompute: RecomputeMode | None = None
+    """What every layer computes again in the backward instead of keeping it: nothing, what is cheap, or all; absent:
+    each layer as memory asks for it."""
     post_validation: bool = False
     """Whether a rank begins the next step before the norm of this one is known, and takes a step that must be clipped
     or skipped back; the same bits. Costs a copy of parameters and optimizer state: 12 bytes a parameter in float32."""
