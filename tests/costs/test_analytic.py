@@ -30,7 +30,7 @@ def gpt(hidden, num_layers, dtype_bytes=2):
     """As the paper has it: matrices of 12 h^2, biases and norms of 13 h, position table, tied head, final norm."""
     layers = [Layer("embedding", "embedding", (VOCAB + SEQUENCE) * hidden, ("wte", "wpe"), 0.0, 0)]
     layers += [
-        Layer(f"layers.{i}", "gpt", 12 * hidden**2 + 13 * hidden, (), 24.0 * hidden**2, hidden, 9 * hidden)
+        Layer(f"layers.{i}", "gpt", 12 * hidden**2 + 13 * hidden, (), 24.0 * hidden**2, hidden, 0, 9 * hidden)
         for i in range(num_layers)
     ]
     layers.append(Layer("head", "head", 2 * hidden, (), 2.0 * hidden * VOCAB, 0))

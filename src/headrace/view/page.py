@@ -10,8 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from headrace.chain import RecomputeMode
 from headrace.errors import RequestError
 from headrace.plan.plan import Layout
+from headrace.plan.words import stage_recompute_text
 from headrace.simulate.timeline import Timeline
 from headrace.view.run_folder import RunFolder
 
@@ -64,7 +66,7 @@ def page_data(run_dir: Path) -> dict[str, Any]:
         "error": run.summary.get("error"),
         "planned_steps": run.config["train"].get("steps"),
         "plan": run.plan.to_json(),
-        "stages": describe_stages(run.plan.layout),
+        "stages": describe_stages(run.plan.layout, run.plan.recompute),
         "measured": measured_figures(run),
         "curves": {name: curve(run.metrics, name) for name in ("loss", "validation_loss", "tokens_per_s")},
         "timelines": {"predicted": _from_zero(run.predicted), "measured": _from_zero(run.measured)},
@@ -78,11 +80,16 @@ def model_name(config: dict[str, Any]) -> str:
     return str(model.get("path") or (model.get("config") or {}).get("model_type", "model"))
 
 
-def describe_stages(layout: Layout) -> list[dict[str, Any]]:
-    """For each stage its pipeline rank and its layers in words, such as ``embedding, layers 0–2``."""
+def describe_stages(layout: Layout, recompute: Sequence[RecomputeMode] = ()) -> list[dict[str, Any]]:
+    """For each stage its pipeline rank, its layers in words, such as ``embedding, layers 0–2``, and what runs again."""
     last = layout.bounds[-1] - 1
     return [
-        {"stage": stage, "rank": layout.placement[stage], "layers": _layers_in_words(first, end, last)}
+        {
+            "stage": stage,
+            "rank": layout.placement[stage],
+            "layers": _layers_in_words(first, end, last),
+            "recompute": stage_recompute_text(recompute, first, end),
+        }
         for stage, (first, end) in enumerate(zip(layout.bounds[:-1], layout.bounds[1:], strict=True))
     ]
 

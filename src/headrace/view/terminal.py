@@ -22,6 +22,8 @@ def plan_table(plan: Plan, chain: Chain, batch_rows: int, sequence_length: int) 
     table = _table(f"Plan: {chain.model_type}, {chain.num_parameters / 1e6:.1f} M parameters")
     for name in ("stage", "rank", "layers", "weights", "F", "B", "in\nflight", "memory"):
         table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=True)
+    if plan.recompute:
+        table.add_column("recomputed")
     for row in stage_rows(plan, chain):
         table.add_row(
             str(row.stage),
@@ -32,6 +34,7 @@ def plan_table(plan: Plan, chain: Chain, batch_rows: int, sequence_length: int) 
             seconds_text(row.backward_s),
             str(row.in_flight),
             bytes_text(row.memory_bytes),
+            *([row.recompute] if plan.recompute else []),
         )
     return Group(table, Text(_figures(plan, batch_rows, sequence_length)), Markdown(_reasons(plan)))
 
