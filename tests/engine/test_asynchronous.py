@@ -42,11 +42,11 @@ def compare(ranks: Ranks, config: PretrainedConfig, the_plan: Any, update_every:
     assert norms == pytest.approx(expected[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", [(), ("selective", "full") * 3 + ("full",)])
 @pytest.mark.parametrize(("num_stages", "microbatches"), [(2, 5), (3, 5), (4, 8)])
 @pytest.mark.parametrize("family", ["pipedream", "pipedream-2bw"])
 def test_llama_has_the_bits_of_delayed_updates(
-    ranks: Ranks, family: str, num_stages: int, microbatches: int, recompute: str
+    ranks: Ranks, family: str, num_stages: int, microbatches: int, recompute: tuple[str, ...]
 ) -> None:
     every, seen = (1, stashed(num_stages)) if family == "pipedream" else (num_stages, double_buffered(num_stages))
     compare(ranks, tiny(), plan(CUTS[num_stages], family, microbatches, recompute=recompute), every, seen)

@@ -33,7 +33,7 @@ def test_what_the_file_says_is_what_the_job_is(job: Path) -> None:
     config = load_config(job)
     assert config.model.config == {"model_type": "llama", "hidden_size": 32}
     assert (config.data.text, config.data.sequence_length, config.train.steps) == ("stdlib", 16, 3)
-    assert set(config.parallel.model_dump().values()) == {None}
+    assert set(config.parallel.model_dump().values()) == {None, False}
     assert config.run is None
 
 
@@ -122,6 +122,12 @@ def test_vocabularies_that_disagree_are_refused(job: Path) -> None:
         load_config(job, ["data.vocab_size=300", "data.tokenizer=gpt2"])
 
 
+def test_selective_recomputation_of_compiled_layers_is_refused(job: Path) -> None:
+    with pytest.raises(RequestError, match=r"set parallel.recompute to full or none, or train.compile to false"):
+        load_config(job, ["train.compile=true", "parallel.recompute=selective"])
+    assert load_config(job, ["train.compile=true", "parallel.recompute=full"]).parallel.recompute == "full"
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -161,7 +167,7 @@ def test_no_new_keys() -> None:
     sections = {
         "model": "config path dtype",
         "data": "text jsonl dataset tokens field tokenizer vocab_size sequence_length seed validation_sequences",
-        "parallel": "dp pp tp chunks schedule microbatches cuts recompute",
+        "parallel": "dp pp tp chunks schedule microbatches cuts recompute post_validation",
         "train": "steps batch optimizer learning_rate min_learning_rate_ratio warmup_steps betas weight_decay clip_norm"
         " autocast compile freeze seed evaluate_every",
         "checkpoint": "every keep",

@@ -103,6 +103,12 @@ def test_stages_are_described_by_their_layers(bounds: tuple[int, ...], words: li
     stages = len(bounds) - 1
     layout = Layout(1, stages, 1, 1, bounds, tuple(range(stages)))
     assert [stage["layers"] for stage in describe_stages(layout)] == words
+    assert all(stage["recompute"] == "" for stage in describe_stages(layout))
+
+
+def test_stages_say_what_they_compute_again() -> None:
+    stages = describe_stages(Layout(1, 2, 1, 1, (0, 3, 6), (0, 1)), ("selective", "full", "none", "none"))
+    assert [stage["recompute"] for stage in stages] == ["all 2 layers (1 selective and 1 full)", ""]
 
 
 def test_the_model_is_named_by_its_place_or_its_type() -> None:

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -82,9 +83,11 @@ class Profiler:
             part = self._source.build(index, index + 1, self._device)
             stage = Stage(part, split_backward=True)
             times = self._try(index, stage, batch, gradient)
+            if part.compiled_layers:  # What its ops keep cannot be watched; as it is it keeps no less.
+                stage = Stage(replace(self._source, compile_backend=None).build(index, index + 1, self._device), True)
             saved_bytes, weight_saved_bytes = _kept_bytes(stage, batch, gradient)
             again_s, freed_bytes = 0.0, 0
-            if part.local_layers():
+            if part.local_layers() and not part.compiled_layers:
                 selective: RecomputeMode = "selective"
                 part.recompute = (selective,) * part.anatomy.num_layers
                 again_s = sum(_time(stage, batch, gradient)[:2]) - sum(times[:2])

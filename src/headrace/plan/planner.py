@@ -13,7 +13,7 @@ from headrace.plan.plan import Plan
 from headrace.plan.reasons import reasons
 from headrace.plan.rows import microbatch_choices
 from headrace.plan.wanted import Wanted
-from headrace.plan.words import bytes_text, recompute_text
+from headrace.plan.words import bytes_text
 from headrace.simulate.simulator import Simulation
 
 SCHEDULES = ("1f1b", "gpipe")
@@ -103,8 +103,8 @@ def _does_not_fit(candidates: list[Candidate]) -> RequestError:
     nearest = min(candidates, key=lambda candidate: candidate.memory_share(candidate.heaviest_rank))
     rank, plan = nearest.heaviest_rank, nearest.plan
     return RequestError(
-        f"Nothing fits: even pp={plan.layout.pp} with {plan.microbatches} micro-batches and {plan.schedule}, where "
-        f"{recompute_text(plan.recompute, plan.layout.bounds)}, needs "
+        f"Nothing fits: even pp={plan.layout.pp} with {plan.microbatches} micro-batches, {plan.schedule} and "
+        f"recompute={' and '.join(dict.fromkeys(plan.recompute)) or 'none'} needs "
         f"{bytes_text(nearest.prediction.memory_bytes(rank))} on rank {rank}, which has "
         f"{bytes_text(nearest.devices[rank].memory_bytes)}; use more devices, shorter sequences or a smaller model."
     )

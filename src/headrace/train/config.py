@@ -184,6 +184,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_recompute(self) -> Self:
+        if self.train.compile and self.parallel.recompute == "selective":
+            raise ValueError(
+                "parallel.recompute is selective, which chooses among a layer's ops, but train.compile makes them one; "
+                "set parallel.recompute to full or none, or train.compile to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_vocabulary(self) -> Self:
         ours, models = self.data.vocab_size, (self.model.config or {}).get("vocab_size")
         existing = self.data.tokenizer or self.model.path
