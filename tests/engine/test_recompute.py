@@ -132,6 +132,17 @@ def test_the_bytes_kept_in_a_real_run_fall_as_predicted(ranks: Ranks, model: str
         assert peaks["full"][rank] < peaks["selective"][rank] < peaks["none"][rank]
 
 
+def test_activations_of_1f1b_fall_from_stage_to_stage_as_the_plan_says(ranks: Ranks) -> None:
+    """DeepSpeed#4477: stages of equal layers hold 4, 3, 2 and 1 micro-batches, so 4 : 3 : 2 : 1 of activations."""
+    the_plan, costs = plan_of("1f1b", 4, 8), priced("llama", 1)
+    layout = replace(the_plan.layout, bounds=(0, 3, 5, 7, 10))
+    the_plan = replace(the_plan, layout=layout)
+    answers = ranks.run(4, watched_run, ModelSource(MODELS["llama"]()), [the_plan], batches(1, rows=8)[0])
+    peaks = [max(held_bytes) for ((held_bytes, _),) in answers]
+    assert peaks == pytest.approx(predicted_peaks(costs, the_plan, ()), rel=0.05)
+    assert [peak / peaks[0] for peak in peaks] == pytest.approx([1, 3 / 4, 2 / 4, 1 / 4], rel=0.1)
+
+
 def predicted_peaks(costs: Costs, the_plan: Plan, modes: tuple[RecomputeMode, ...]) -> list[float]:
     """Between ops: what runs again while an op does is gone by then."""
     schedule = the_plan.made_schedule()

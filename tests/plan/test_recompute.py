@@ -185,4 +185,5 @@ def test_stages_are_told_in_words():
     assert (
         recompute_text(("full", "none", "full", "none"), (0, 3, 6)) == "stages 0 and 1 recompute 1 of 2 layers (full)"
     )
+    assert recompute_text(("full",) * 4, (0, 2, 3, 4, 6)) == "stages 0 to 3 recompute their layer (full)"
     assert recompute_text((), (0, 3, 6)) == "no layer is recomputed"

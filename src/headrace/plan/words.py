@@ -61,6 +61,8 @@ def recompute_text(modes: Sequence[RecomputeMode], bounds: Sequence[int]) -> str
     for text, group in groupby(texts, key=lambda pair: pair[1]):
         stages = [str(stage) for stage, _ in group]
         if text:
+            named = listing(stages) if len(stages) < 3 else f"{stages[0]} to {stages[-1]}"
             many = len(stages) > 1
-            parts.append(f"stage{'s' * many} {listing(stages)} recompute{'s' * (not many)} {text}")
+            text = text.replace("its ", "their ") if many else text
+            parts.append(f"stage{'s' * many} {named} recompute{'s' * (not many)} {text}")
     return listing(parts) if parts else "no layer is recomputed"
