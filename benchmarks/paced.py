@@ -86,6 +86,7 @@ class PacedPart:
         self.name = f"stages.{first}.weight"
         self.has_embedding, self.has_head = first == 0, first == num_stages - 1
         self.recompute: tuple[RecomputeMode, ...] = ()
+        self.compiled_layers: list[nn.Module] = []
         self.passes_gradient = first > 0
         self._pace = pace
 
