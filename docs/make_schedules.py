@@ -27,9 +27,10 @@ rank's whole share of the model equally long and messages free.
   does: what remains where steps follow each other.
 - **Activations**: the most that a rank holds, in micro-batches' worth of one rank's layers.
 - **Weights**: how often each rank holds its share of the model.
-- **Trains**: whether `parallel.schedule` takes it. Those with two copies or several versions of the weights can be
-  simulated, and are not trained with today. Where you name none, the planner chooses between `gpipe` and `1f1b`; with
-  `auto` it [searches](auto.md) for an order under the measured costs.
+- **Trains**: whether `parallel.schedule` takes it. Those with two copies of the weights can be simulated, and are not
+  trained with today; those with several versions train in [a way of their own](asynchronous.md). Where you name none,
+  the planner chooses between `gpipe` and `1f1b`; with `auto` it [searches](auto.md) for an order under the measured
+  costs.
 
 """
 
@@ -88,7 +89,7 @@ def row(shown: Shown) -> tuple[str, ...]:
         f"{len(schedule.stages_of(0))}",
         *_figures(shown),
         f"{shown.weights}",
-        "no" if schedule.copies or schedule.update_every else "yes",
+        "no" if schedule.copies else "yes, [asynchronously](asynchronous.md)" if schedule.update_every else "yes",
     )
 
 

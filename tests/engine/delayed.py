@@ -63,7 +63,7 @@ def delayed(
 ) -> Any:
     """Every version of the whole model is kept; a micro-batch runs on one put together from its stages' versions."""
     model = AutoModelForCausalLM.from_config(config).train()
-    model.load_state_dict(start)
+    model.load_state_dict(start, strict=not config.tie_word_embeddings)
     seed = _seed_each_layer(model)
     newest = {name: torch.nn.Parameter(p.detach().clone()) for name, p in model.named_parameters()}
     optimizer = torch.optim.AdamW(newest.values(), lr=SETTINGS.learning_rate, weight_decay=SETTINGS.weight_decay)

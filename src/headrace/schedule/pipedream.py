@@ -1,6 +1,7 @@
 """PipeDream and PipeDream-2BW: 1F1B that never drains, over weights of several versions.
 
-PipeDream: Narayanan et al. 2019 (SOSP), weight stashing. PipeDream-2BW: Narayanan et al. 2021, arXiv 2006.09503.
+PipeDream: Narayanan et al. 2019, arXiv 1806.03377, weight stashing. PipeDream-2BW: Narayanan et al. 2021, arXiv
+2006.09503.
 """
 
 from dataclasses import replace
