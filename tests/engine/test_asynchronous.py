@@ -60,14 +60,14 @@ def test_llama_has_the_bits_of_delayed_updates(
     ranks: Ranks, family: str, num_stages: int, microbatches: int, recompute: tuple[str, ...]
 ) -> None:
     every, seen = (1, stashed(num_stages)) if family == "pipedream" else (num_stages, double_buffered(num_stages))
-    compare(ranks, tiny(), plan(CUTS[num_stages], family, microbatches, recompute=recompute), every, seen)
+    compare(ranks, tiny(), plan(CUTS[num_stages], family, microbatches, recompute=(recompute,) * 7), every, seen)
 
 
 @pytest.mark.parametrize("recompute", ["none", "full"])
 @pytest.mark.parametrize("family", ["pipedream", "pipedream-2bw"])
 def test_dropout_has_the_bits_of_delayed_updates(ranks: Ranks, family: str, recompute: str) -> None:
     every, seen = (1, stashed(3)) if family == "pipedream" else (3, double_buffered(3))
-    compare(ranks, tiny("gpt2", **DROPOUT), plan(CUTS[3], family, 7, recompute=recompute), every, seen)
+    compare(ranks, tiny("gpt2", **DROPOUT), plan(CUTS[3], family, 7, recompute=(recompute,) * 7), every, seen)
 
 
 def handmade(schedule: Schedule) -> Plan:

@@ -69,6 +69,8 @@ def test_the_reasons_say_how_old_the_weights_are_and_how_many_versions_there_are
     assert "parameters in 2 versions" in text
     text = " ".join(plan_for(Wanted(pp=1, microbatches=2, schedule="pipedream")).reasons)
     assert "by gradients of the newest weights." in text
+    text = " ".join(plan_for(Wanted(pp=2, microbatches=2, schedule="pipedream-2bw")).reasons)
+    assert "pipedream-2bw as asked: with so few micro-batches it makes one update a step, as a synchronous" in text
 
 
 @pytest.mark.parametrize("schedule", [None, "auto"])

@@ -172,6 +172,8 @@ def _updates(chosen: Candidate) -> str:
         return ""
     number = -(-plan.microbatches // plan.update_every)
     late = max(versions.staleness for versions in checked.weight_versions)
+    if number == 1:
+        return ": with so few micro-batches it makes one update a step, as a synchronous schedule does"
     age = f"weights up to {_counted(late, 'update')} old" if late else "the newest weights"
     return (
         f": another training than the synchronous one, with {_counted(number, 'update')} a step by gradients of {age}"
