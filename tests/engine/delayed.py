@@ -34,9 +34,10 @@ def double_buffered(update_every: int) -> Seen:
     return lambda _, mb: max(0, mb // update_every - 1)
 
 
-def train_asynchronously(config: PretrainedConfig, the_plan: Plan, steps: list[Batch]) -> Any:
+def train_asynchronously(model: PretrainedConfig | ModelSource, the_plan: Plan, steps: list[Batch]) -> Any:
     """Answers step losses, norms, each step's losses by micro-batch, the weights after and before, and the copies."""
-    engine = Engine(ModelSource(config), the_plan, SETTINGS)
+    source = model if isinstance(model, ModelSource) else ModelSource(model)
+    engine = Engine(source, the_plan, SETTINGS)
     losses: list[dict[int, float]] = []
 
     class Kept(dict[int, torch.Tensor]):
