@@ -6,7 +6,7 @@ import pytest
 
 from headrace.chain import Chain, Layer
 from headrace.cluster import Device, Link
-from headrace.costs import analytic_costs, recomputed
+from headrace.costs import analytic_costs, loss_in_chunks, recomputed
 
 VOCAB, SEQUENCE = 51200, 2048
 LINK = Link(1e-5, 25e9)
@@ -83,11 +83,23 @@ def test_a_gpt_layer_saves_what_equation_1_says_without_masks_and_scores(rows, h
     assert layer.output_bytes == 2 * SEQUENCE * rows * h
 
 
-def test_the_head_saves_what_section_4_3_says():
-    # sbh * 4 (1 + v / h): norm's input, projection's input, logits in 32 bits.
+def test_the_head_holds_what_section_4_3_says_but_its_logits_only_while_its_backward_runs():
+    # sbh * 4 (1 + v / h): norm's input, projection's input, logits in 32 bits; two gradients of these come on top.
     h = 12288
     head = analytic_costs(gpt(h, 2), counter(), LINK, 1, SEQUENCE).layers[-1]
-    assert head.saved_bytes == pytest.approx(4 * SEQUENCE * h * (1 + VOCAB / h))
+    assert head.saved_bytes == 4 * SEQUENCE * h
+    assert head.working_bytes == 3 * 4 * SEQUENCE * VOCAB
+
+
+def test_a_loss_in_chunks_has_one_chunk_of_logits_alive_and_leaves_no_gradient_of_them_to_w():
+    whole = analytic_costs(gpt(1024, 2), counter(1e3), LINK, 1, SEQUENCE)
+    chunked = loss_in_chunks(whole, 3)
+    head, before = chunked.layers[-1], whole.layers[-1]
+    assert head.working_bytes == before.working_bytes // 3
+    assert (head.saved_bytes, head.weight_saved_bytes, head.w_s) == (before.saved_bytes, 0, 0.0)
+    assert seconds_of(chunked) == pytest.approx(seconds_of(whole))
+    assert chunked.layers[:-1] == whole.layers[:-1]
+    assert loss_in_chunks(whole, 1) == whole
 
 
 def test_full_recomputation_keeps_2_sbh_a_layer_and_costs_one_more_forward():

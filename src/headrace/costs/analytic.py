@@ -8,6 +8,7 @@ from headrace.costs.costs import Costs, LayerCosts, LinkCosts
 
 _FLOAT32_BYTES = 4
 _TOKEN_ID_BYTES = 8
+_LOGITS_ALIVE = 3
 
 
 def analytic_costs(chain: Chain, device: Device, link: Link, microbatch_rows: int, sequence_length: int) -> Costs:
@@ -26,7 +27,9 @@ def analytic_costs(chain: Chain, device: Device, link: Link, microbatch_rows: in
     Saved activations (Korthikanti et al., arXiv 2205.05198, section 4): a token keeps 4 hidden states around norms
     and residuals, and as many numbers as the matrices' other sides are wide, ``weights / hidden_size``. That is their
     equation 1 for a GPT layer, ``34 sbh`` bytes in 16 bits, less ``2 sbh`` for dropout masks and less the
-    ``5 a s^2 b`` of attention scores, which fused attention does not keep. The head keeps its logits in float32.
+    ``5 a s^2 b`` of attention scores, which fused attention does not keep. The head keeps its
+    norm's and its own input; it runs inside I, which has three tensors of logits in float32 alive: the logarithms of
+    the probabilities, their gradient, and that of the logits.
 
     Selective recomputation (section 5 there, taken further) keeps a layer's input and the outputs of its matrices:
     ``20 sbh`` of a GPT layer's ``32 sbh``. It makes the attention scores and their use again, and writes and reads
@@ -70,6 +73,7 @@ class _Work:
     parameter_bytes: int
     saved_bytes: int
     weight_saved_bytes: int
+    working_bytes: int = 0
     selective_flops: float = 0.0
     selective_freed_bytes: int = 0
 
@@ -85,6 +89,7 @@ class _Work:
             saved_bytes=self.saved_bytes,
             weight_saved_bytes=self.weight_saved_bytes,
             output_bytes=output_bytes,
+            working_bytes=self.working_bytes,
             selective_s=seconds(self.selective_flops, 2 * self.selective_freed_bytes),
             selective_freed_bytes=self.selective_freed_bytes,
         )
@@ -113,9 +118,21 @@ def _transformer_layer(layer: Layer, chain: Chain, tokens: int, sequence_length:
 
 
 def _head(layer: Layer, chain: Chain, tokens: int) -> _Work:
-    saved_bytes = tokens * (2 * chain.hidden_size * chain.dtype_bytes + chain.vocab_size * _FLOAT32_BYTES)
+    """All of it runs inside I, so that no logits wait for their backward."""
+    saved_bytes = tokens * 2 * chain.hidden_size * chain.dtype_bytes
     weight_saved_bytes = tokens * (chain.hidden_size + chain.vocab_size) * chain.dtype_bytes
-    return _with_weights(layer, chain, tokens * layer.forward_flops_per_token, 0.0, saved_bytes, weight_saved_bytes)
+    logits_bytes = tokens * chain.vocab_size * _FLOAT32_BYTES
+    flops = tokens * layer.forward_flops_per_token
+    work = _with_weights(layer, chain, flops, 0.0, saved_bytes + logits_bytes, weight_saved_bytes)
+    return replace(
+        work,
+        f_flops=0.0,
+        i_flops=2 * flops,
+        f_moved_bytes=0,
+        i_moved_bytes=work.f_moved_bytes + work.i_moved_bytes,
+        saved_bytes=saved_bytes,
+        working_bytes=_LOGITS_ALIVE * logits_bytes,
+    )
 
 
 def _with_weights(

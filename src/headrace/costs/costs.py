@@ -21,7 +21,8 @@ class LayerCosts:
         output_bytes: The hidden state behind it, which crosses a cut there.
         selective_s: Seconds that the backward takes longer when what selective recomputation frees is made again.
         selective_freed_bytes: What of ``saved_bytes`` selective recomputation does not keep.
-        working_bytes: What is alive on top of ``saved_bytes`` while its backward runs, computed again.
+        working_bytes: What is alive on top of ``saved_bytes`` while its backward runs: logits and their gradients, and
+            what is computed again.
     """
 
     f_s: float
@@ -50,7 +51,7 @@ class LayerCosts:
             self,
             i_s=self.i_s + {"none": 0.0, "selective": self.selective_s, "full": self.f_s}[mode],
             saved_bytes=self.saved_bytes - freed_bytes,
-            working_bytes=freed_bytes,
+            working_bytes=self.working_bytes + freed_bytes,
         )
 
 
@@ -99,7 +100,7 @@ class StageCosts:
         saved_bytes: Activations of one micro-batch, kept from F until I (or B).
         weight_saved_bytes: What of them W still needs once I has run.
         output_bytes: The message to the next stage; its gradient has the same size.
-        working_bytes: What is alive on top of them while I (or B) runs, computed again; empty where nothing is.
+        working_bytes: What is alive on top of them while I (or B) runs; empty where nothing is.
     """
 
     f_s: tuple[float, ...]
@@ -158,6 +159,19 @@ def slowed(costs: Costs, factor: float) -> Costs:
         stage_i_s=factor * costs.stage_i_s,
         optimizer_s_per_byte=factor * costs.optimizer_s_per_byte,
     )
+
+
+def loss_in_chunks(costs: Costs, num_chunks: int) -> Costs:
+    """Prices when the loss is computed in so many chunks of tokens, of which one is alive at a time.
+
+    A chunk's gradient of the logits does not wait for W: the product with it moves into I.
+    """
+    if num_chunks == 1:
+        return costs
+    head = costs.layers[-1]
+    working_bytes = -(-head.working_bytes // num_chunks)
+    head = replace(head, i_s=head.i_s + head.w_s, w_s=0.0, weight_saved_bytes=0, working_bytes=working_bytes)
+    return replace(costs, layers=(*costs.layers[:-1], head))
 
 
 def recomputed(costs: Costs, modes: Sequence[RecomputeMode]) -> Costs:

@@ -39,6 +39,24 @@ class Born(TorchDispatchMode):
         return sum(size for reference, size in list(self._born.values())[first:] if not reference.expired())
 
 
+class Peak(Born):
+    """Also notes the most that was alive at a time.
+
+    Attributes:
+        most_bytes: Behind any op.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the op, notes what is new, and counts."""
+        output = super().__torch_dispatch__(func, types, args, kwargs)
+        self.most_bytes = max(self.most_bytes, self.alive_bytes())
+        return output
+
+
 def _tensors(values: Any) -> list[Tensor]:
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 

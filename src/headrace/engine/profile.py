@@ -16,7 +16,7 @@ from headrace.chain.build import ModelSource
 from headrace.chain.microbatch import MicroBatch
 from headrace.chain.part import Part
 from headrace.costs import Costs, LayerCosts, LinkCosts
-from headrace.engine.born import Born
+from headrace.engine.born import Born, Peak
 from headrace.engine.stage import Stage
 from headrace.errors import RequestError
 
@@ -102,6 +102,7 @@ class Profiler:
                 output_bytes=rows * length * chain.hidden_size * chain.dtype_bytes,
                 selective_s=max(again_s, 0.0),
                 selective_freed_bytes=max(freed_bytes, 0),
+                working_bytes=_logits_bytes(stage, batch, gradient) if part.has_head else 0,
             )
             if not optimizer_s_per_byte and index > 0:
                 optimizer_s_per_byte = _time_optimizer(part)
@@ -203,6 +204,16 @@ def _kept_bytes(stage: Stage, batch: MicroBatch, gradient: Tensor) -> tuple[int,
     return saved_bytes, weight_saved_bytes
 
 
+def _logits_bytes(stage: Stage, batch: MicroBatch, gradient: Tensor) -> int:
+    """The most that a head has alive at a time in I, on top of what it kept: logits and their gradients."""
+    peak = Peak()
+    stage.forward(0, torch.randn_like(gradient), batch)
+    with peak:
+        stage.input_backward(0, None)
+    stage.weight_backward(0)
+    return peak.most_bytes
+
+
 def _shared_bytes(empty: Part, batch: MicroBatch, hidden: Tensor) -> int:
     """What the layers are handed beside the hidden state (masks, rotary tables), each memory once."""
     found: dict[int, int] = {}
@@ -237,6 +248,7 @@ def _line(low: Costs, high: Costs, share: float) -> Costs:
             round(between(a.output_bytes, b.output_bytes)),
             between(a.selective_s, b.selective_s),
             round(between(a.selective_freed_bytes, b.selective_freed_bytes)),
+            round(between(a.working_bytes, b.working_bytes)),
         )
         for a, b in zip(low.layers, high.layers, strict=True)
     )

@@ -8,9 +8,10 @@ from typing import Literal
 
 from headrace.chain.chain import Chain, RecomputeMode
 from headrace.cluster.cluster import Cluster, Device
-from headrace.costs.costs import Costs, StageCosts, recomputed, slowed, stage_costs
+from headrace.costs.costs import Costs, StageCosts, loss_in_chunks, recomputed, slowed, stage_costs
 from headrace.plan.asynchronous import copies_bytes, with_updates
 from headrace.plan.memory import StateBytes, state_bytes, version_bytes
+from headrace.plan.offload import bytes_on_device, on_device
 from headrace.plan.orders import open_schedule, priced_schedule, runnable_families
 from headrace.plan.partition import bounds_from_cuts, partition
 from headrace.plan.plan import Layout, Plan, Prediction
@@ -35,6 +36,7 @@ class Job:
         batch_rows: Rows of one step.
         sequence_length: Tokens of a row.
         post_validation: Whether ranks begin the next step before the norm of this one is known.
+        offload: Whether activations wait in the host's memory.
     """
 
     chain: Chain
@@ -43,6 +45,7 @@ class Job:
     batch_rows: int
     sequence_length: int
     post_validation: bool = False
+    offload: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def make_candidate(
     recompute: RecomputeMode | None,
     cuts: tuple[int, ...] | None = None,
     chunks: int = 1,
+    loss_chunks: int = 1,
 ) -> Candidate:
     """Prices one set of choices, cut as ``cuts`` say or else as well as memory allows.
 
@@ -97,12 +101,14 @@ def make_candidate(
         recompute: Mode of all transformer layers; None: each layer's as memory asks for it.
         cuts: Transformer layers of each stage.
         chunks: Stages on each rank.
+        loss_chunks: Chunks of tokens in which a micro-batch's loss is computed.
 
     Raises:
         RequestError: The schedule does not exist or cannot have these numbers, or the cuts do not add up.
     """
     costs = slowed(job.costs_of(-(-job.batch_rows // microbatches)), job.cluster.ranks_per_core(num_ranks))
-    prices = _Prices(costs, Recomputation(costs, recompute))
+    costs = loss_in_chunks(costs, loss_chunks)
+    prices = _Prices(costs, Recomputation(costs, recompute), loss_chunks)
     if schedule != "auto":
         made = open_schedule(schedule, num_ranks, microbatches, chunks)
         return _named(_cut_and_price(job, prices, made, cuts), schedule)
@@ -124,10 +130,11 @@ def _named(candidate: Candidate, schedule: str) -> Candidate:
 
 @dataclass(frozen=True)
 class _Prices:
-    """Prices without recomputation, and what of it may be chosen."""
+    """Prices without recomputation, with a loss in so many chunks, and what of recomputation may be chosen."""
 
     costs: Costs
     recomputation: Recomputation
+    loss_chunks: int
 
 
 def _search(job: Job, prices: _Prices, start: Candidate, cuts: tuple[int, ...] | None) -> list[Schedule]:
@@ -148,7 +155,7 @@ def _search(job: Job, prices: _Prices, start: Candidate, cuts: tuple[int, ...] |
 
 
 def _cut_and_price(job: Job, prices: _Prices, schedule: Schedule, cuts: tuple[int, ...] | None) -> Candidate:
-    checked, levels = check(schedule), stage_levels(schedule)
+    checked, levels = check(schedule), _levels(job, schedule)
     devices, placement = job.cluster.devices[: schedule.num_ranks], schedule.placement
     speeds = [devices[rank].flops_per_s / devices[0].flops_per_s for rank in placement]
     cut = [bounds_from_cuts(job.chain, cuts)] if cuts else _cuts(job, prices, checked, levels, speeds, devices)
@@ -158,9 +165,15 @@ def _cut_and_price(job: Job, prices: _Prices, schedule: Schedule, cuts: tuple[in
         stages = _stages(job, prices, one.plan.recompute, one.plan.layout.bounds, speeds, schedule)
         by_price = priced_schedule(schedule, partial(price, stages, prices.costs.link))
         if by_price is not None:
-            bounds, levels = one.plan.layout.bounds, stage_levels(by_price)
+            bounds, levels = one.plan.layout.bounds, _levels(job, by_price)
             tried.append(_priced(job, prices, check(by_price), levels, bounds, speeds))
     return min(tried, key=_rank)
+
+
+def _levels(job: Job, schedule: Schedule) -> list[list[Level]]:
+    """What a device holds of each stage; with offload the host holds the rest."""
+    levels = stage_levels(schedule)
+    return [on_device(stage) for stage in levels] if job.offload else levels
 
 
 def _priced(
@@ -190,6 +203,8 @@ def _priced(
     rank_speeds = [speeds[schedule.placement.index(rank)] for rank in range(schedule.num_ranks)]
     stepped_bytes = [min(state.parameter_bytes, state.gradient_bytes) for state in plain_states]
     slowest = max(num_bytes / speed for num_bytes, speed in zip(stepped_bytes, rank_speeds, strict=True))
+    if job.offload:
+        simulation = replace(simulation, peak_activation_bytes=bytes_on_device(schedule, stages, levels))
     update_s = 0.0 if schedule.update_every else prices.costs.optimizer_s_per_byte * slowest
     prediction = _predict(job, states, stages, simulation, update_s)
     layout = Layout(1, schedule.num_ranks, 1, schedule.num_stages // schedule.num_ranks, bounds, schedule.placement)
@@ -205,6 +220,8 @@ def _priced(
         post_validation=job.post_validation,
         update_every=schedule.update_every,
         delayed_update=schedule.delayed_update,
+        loss_chunks=prices.loss_chunks,
+        offload=job.offload,
     )
     return Candidate(plan, prediction, simulation, devices)
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 from headrace.chain.chain import Chain
 from headrace.cluster.cluster import Cluster
 from headrace.costs.costs import Costs
 from headrace.errors import RequestError
 from headrace.plan.candidate import Candidate, Job, make_candidate
+from headrace.plan.loss_chunks import choose_loss_chunks
+from headrace.plan.offload import has_host
 from headrace.plan.plan import Plan
 from headrace.plan.reasons import reasons
 from headrace.plan.rows import microbatch_choices
@@ -52,7 +54,8 @@ def make_plan(
         RequestError: The fixed choices contradict each other or the model, or nothing fits in memory.
     """
     wanted.check(chain, cluster, batch_rows)
-    job = Job(chain, cache(costs_of), cluster, batch_rows, sequence_length, wanted.post_validation)
+    offload = wanted.offload and has_host(cluster)
+    job = Job(chain, cache(costs_of), cluster, batch_rows, sequence_length, wanted.post_validation, offload)
     most = min(len(cluster.devices), chain.num_transformer_layers // wanted.stages_per_rank)
     tried = {num: _try_ranks(job, wanted, num) for num in _rank_choices(wanted, most)}
     fitting = [candidate for candidates in tried.values() if (candidate := _best(candidates))]
@@ -70,8 +73,9 @@ def _rank_choices(wanted: Wanted, most: int) -> list[int]:
 
 def _try_ranks(job: Job, wanted: Wanted, num_ranks: int) -> list[Candidate]:
     """All candidates of one number of ranks."""
+    fixed = (wanted.recompute, wanted.cuts, wanted.stages_per_rank)
     return [
-        make_candidate(job, num_ranks, schedule, microbatches, wanted.recompute, wanted.cuts, wanted.stages_per_rank)
+        choose_loss_chunks(wanted.loss_chunks, partial(make_candidate, job, num_ranks, schedule, microbatches, *fixed))
         for schedule in _schedule_choices(wanted, num_ranks)
         for microbatches in _microbatch_choices(job, wanted, num_ranks)
     ]

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 from headrace.plan.candidate import Candidate, Job, make_candidate
+from headrace.plan.offload import MOST_ON_DEVICE
 from headrace.plan.rows import microbatch_rows
 from headrace.plan.wanted import Wanted
 from headrace.plan.words import bytes_text, layers_text, listing, recompute_text, seconds_text
@@ -19,6 +20,8 @@ def reasons(job: Job, wanted: Wanted, chosen: Candidate, others: list[Candidate]
         _schedule(wanted, chosen, others),
         _memory(chosen),
         _recompute(job, wanted, chosen),
+        _loss_chunks(job, wanted, chosen),
+        _offload(wanted, chosen),
     )
     return tuple(sentence for sentence in sentences if sentence)
 
@@ -58,7 +61,8 @@ def _alone(job: Job, wanted: Wanted, chosen: Candidate, others: list[Candidate])
         return min(fitting, key=lambda other: other.prediction.step_s)
     if tried:
         return min(tried, key=lambda other: other.memory_share(0))
-    return make_candidate(job, 1, "1f1b", chosen.plan.microbatches, wanted.recompute)
+    plan = chosen.plan
+    return make_candidate(job, 1, "1f1b", plan.microbatches, wanted.recompute, loss_chunks=plan.loss_chunks)
 
 
 def _no_pipeline(wanted: Wanted, others: list[Candidate]) -> str:
@@ -97,7 +101,8 @@ def _even_cut(job: Job, wanted: Wanted, chosen: Candidate) -> str:
     if plan.schedule == "auto":
         return ""  # Another cut would be searched for anew.
     cuts = microbatch_rows(job.chain.num_transformer_layers, layout.num_stages)
-    even = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, wanted.recompute, cuts, layout.chunks)
+    fixed = (wanted.recompute, cuts, layout.chunks, plan.loss_chunks)
+    even = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, *fixed)
     if even.plan.layout.bounds == plan.layout.bounds:
         return ", which is the even cut"
     return f"; cut evenly, a step would take {_difference(even, chosen)}"
@@ -212,10 +217,48 @@ def _recompute(job: Job, wanted: Wanted, chosen: Candidate) -> str:
     if not plan.recompute:
         return ""
     layout = plan.layout
-    cuts = tuple(sum(0 < layer <= len(plan.recompute) for layer in range(*span)) for span in pairwise(layout.bounds))
-    kept = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, "none", cuts, layout.chunks)
+    fixed = (_cuts_of(job, chosen), layout.chunks, plan.loss_chunks)
+    kept = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, "none", *fixed)
     lost_s = chosen.prediction.step_s - kept.prediction.step_s
     return (
         f"Memory asks for recomputation: {recompute_text(plan.recompute, layout.bounds)}, which costs "
         f"{seconds_text(max(lost_s, 0.0))} a step; without it rank {kept.heaviest_rank} would need {_fill(kept)}."
     )
+
+
+def _loss_chunks(job: Job, wanted: Wanted, chosen: Candidate) -> str:
+    """What chunks of the loss free, and what memory would need without them."""
+    plan = chosen.plan
+    if wanted.loss_chunks:
+        return f"loss_chunks={wanted.loss_chunks} as asked."
+    if plan.loss_chunks == 1:
+        return ""
+    layout, rows = plan.layout, plan.microbatch_size
+    fixed = ("none" if not plan.recompute else wanted.recompute, _cuts_of(job, chosen), layout.chunks)
+    whole = make_candidate(job, layout.pp, plan.schedule, plan.microbatches, *fixed)
+    instead = f"rank {whole.heaviest_rank} would need {_fill(whole)}"
+    if whole.fits:
+        instead = f"a step would recompute more and take {_difference(whole, chosen)}"
+    logits_bytes = job.costs_of(rows).layers[-1].working_bytes
+    return (
+        f"Memory asks for the loss in {plan.loss_chunks} chunks of tokens: of a micro-batch's "
+        f"{bytes_text(logits_bytes)} of logits and their gradients one chunk's is alive at a time; "
+        f"in one piece {instead}."
+    )
+
+
+def _offload(wanted: Wanted, chosen: Candidate) -> str:
+    if not wanted.offload:
+        return ""
+    if not chosen.plan.offload:
+        return "offload=true changes nothing here: these devices are CPUs, whose memory is the host's own."
+    return (
+        f"offload=true as asked: of a stage's micro-batches in flight at most {MOST_ON_DEVICE} are on its device, the "
+        "others wait in the host's memory; the seconds of these copies are not in the prediction."
+    )
+
+
+def _cuts_of(job: Job, chosen: Candidate) -> tuple[int, ...]:
+    """Transformer layers of each stage."""
+    inner = range(1, job.chain.num_transformer_layers + 1)
+    return tuple(sum(layer in inner for layer in range(*span)) for span in pairwise(chosen.plan.layout.bounds))

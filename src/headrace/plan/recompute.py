@@ -136,7 +136,8 @@ def peak_bytes(layers: Sequence[LayerCosts], levels: Sequence[Level], stage_save
     """What a stage of ``layers`` holds at most when everything is kept."""
     saved_bytes = stage_saved_bytes + sum(layer.saved_bytes for layer in layers)
     kept_bytes = sum(layer.weight_saved_bytes for layer in layers)
-    return max(level.saved * saved_bytes + level.kept * kept_bytes for level in levels)
+    working_bytes = max(layer.working_bytes for layer in layers)
+    return max(level.saved * saved_bytes + level.kept * kept_bytes + level.working * working_bytes for level in levels)
 
 
 def _options(layer: LayerCosts, input_bytes: int, modes: Sequence[RecomputeMode]) -> tuple[_Option, ...]:

@@ -21,6 +21,8 @@ class Wanted:
         cuts: Transformer layers of each stage, as `bounds_from_cuts` takes them.
         recompute: Of all transformer layers: one of `RECOMPUTE_MODES`.
         post_validation: Whether ranks begin the next step before the norm of this one is known.
+        loss_chunks: Chunks of tokens in which a micro-batch's loss is computed.
+        offload: Whether activations wait in the host's memory.
     """
 
     dp: int | None = None
@@ -32,6 +34,8 @@ class Wanted:
     cuts: tuple[int, ...] | None = None
     recompute: RecomputeMode | None = None
     post_validation: bool = False
+    loss_chunks: int | None = None
+    offload: bool = False
 
     @property
     def num_ranks(self) -> int | None:
@@ -57,6 +61,8 @@ class Wanted:
             )
         if self.recompute not in (None, *RECOMPUTE_MODES):
             raise RequestError(f"There is no recompute={self.recompute}; choose {', '.join(RECOMPUTE_MODES)}.")
+        if self.loss_chunks is not None and self.loss_chunks < 1:
+            raise RequestError(f"A loss in {self.loss_chunks} chunks was asked for; loss_chunks is at least 1.")
         self._check_stages(chain, cluster)
         self._check_asynchronous(chain)
         self._check_rows(batch_rows)
