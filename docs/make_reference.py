@@ -100,7 +100,7 @@ def _section(field: dict[str, Any]) -> str | None:
 
 def _row(key: str, field: dict[str, Any], required: bool) -> tuple[str, str, str, str]:
     default = "required" if required else f"`{_yaml(field.get('default'))}`"
-    return f"`{key}`", type_words(field), default, _code(known_keys()[key])
+    return f"`{key}`", type_words(field), default, _code(" ".join(known_keys()[key].split()))
 
 
 def type_words(field: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ KEYS = """
     data data.text data.jsonl data.dataset data.tokens data.field data.tokenizer data.vocab_size
     data.sequence_length data.seed data.validation_sequences
     parallel parallel.dp parallel.pp parallel.tp parallel.chunks parallel.schedule parallel.microbatches
-    parallel.cuts parallel.recompute parallel.post_validation
+    parallel.cuts parallel.recompute parallel.post_validation parallel.loss_chunks parallel.offload
     train train.steps train.batch train.optimizer train.learning_rate train.min_learning_rate_ratio
     train.warmup_steps train.betas train.weight_decay train.clip_norm train.autocast train.compile train.freeze
     train.seed train.evaluate_every

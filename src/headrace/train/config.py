@@ -101,8 +101,7 @@ class ParallelConfig(Section):
     """Whether a rank begins the next step before the norm of this one is known, and takes a step that must be clipped
     or skipped back; the same bits. Costs a copy of parameters and optimizer state: 12 bytes a parameter in float32."""
     loss_chunks: Count | None = None
-    """Chunks of tokens in which a micro-batch's loss is computed, its logits alive one chunk at a time; absent: 1, or
-    as many as memory asks for."""
+    """Chunks of tokens for the loss, one chunk's logits alive at a time; absent: 1, or what memory asks for."""
     offload: bool = False
     """Whether activations wait for their backward in the host's memory; on CPUs, which have no other, nothing moves."""
 
