@@ -13,7 +13,9 @@ from torch.utils._pytree import tree_leaves
 from transformers import PretrainedConfig
 
 from headrace.chain.build import ModelSource
+from headrace.costs import LinkCosts
 from headrace.engine import Batch, Engine
+from headrace.engine.profile import Profiler
 from headrace.plan import Plan
 from tests.engine.jobs import SETTINGS, batches, plain, plan, tiny, train
 from tests.engine.test_bits import assert_same_bits, merged
@@ -149,6 +151,16 @@ def logits_alive(the_plan: Plan, batch: Batch) -> tuple[int, int]:
 def batch() -> Batch:
     ids = torch.randint(3, VOCAB, (ROWS, LENGTH), generator=torch.Generator().manual_seed(3))
     return Batch(ids, ids)
+
+
+@pytest.mark.parametrize(("name", "tensors"), [("llama", 3), ("granite", 3), ("gemma2", 4)])
+def test_the_measured_price_of_the_head_is_its_logits_and_their_gradients(name: str, tensors: int) -> None:
+    """gemma2 keeps the capped logits too, for the gradient of their tanh."""
+    config = tiny(name, num_hidden_layers=2, vocab_size=VOCAB, **(GEMMA if name == "gemma2" else {}))
+    profiler = Profiler(ModelSource(config), LENGTH, torch.device("cpu"), LinkCosts(0.0, 1e9), lambda *_: None)
+    head = profiler(2).layers[-1]
+    assert head.working_bytes == pytest.approx(tensors * 2 * LENGTH * VOCAB * 4, rel=1e-4)
+    assert head.saved_bytes < 0.1 * head.working_bytes
 
 
 CASES = {"gpipe": (0, 3, 6), "1f1b": (0, 3, 6), "zb-h1": (0, 3, 6), "zb-v": (0, 1, 3, 5, 6)}
