@@ -54,6 +54,11 @@ def test_where_chunks_alone_do_not_do_layers_are_recomputed_too():
     assert "full" in plan.recompute
 
 
+def test_where_nothing_fits_the_chunks_that_were_tried_are_named():
+    with pytest.raises(RequestError, match="even pp=2 with 4 micro-batches, 1f1b, a loss in 64 chunks and recompute=full"):
+        planned(100_000, cuts=(2, 2))
+
+
 def test_a_memory_that_logits_do_not_fill_asks_for_no_chunks():
     """Rank 0 has no head; its layers are what is too large."""
     limit = WHOLE.prediction.memory_bytes(1) - LOGITS_BYTES

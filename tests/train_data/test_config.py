@@ -167,7 +167,7 @@ def test_no_new_keys() -> None:
     sections = {
         "model": "config path dtype",
         "data": "text jsonl dataset tokens field tokenizer vocab_size sequence_length seed validation_sequences",
-        "parallel": "dp pp tp chunks schedule microbatches cuts recompute post_validation",
+        "parallel": "dp pp tp chunks schedule microbatches cuts recompute post_validation loss_chunks offload",
         "train": "steps batch optimizer learning_rate min_learning_rate_ratio warmup_steps betas weight_decay clip_norm"
         " autocast compile freeze seed evaluate_every",
         "checkpoint": "every keep",

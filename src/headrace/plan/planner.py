@@ -106,8 +106,9 @@ def _fastest(candidates: list[Candidate], tie_break: Callable[[Candidate], float
 def _does_not_fit(candidates: list[Candidate]) -> RequestError:
     nearest = min(candidates, key=lambda candidate: candidate.memory_share(candidate.heaviest_rank))
     rank, plan = nearest.heaviest_rank, nearest.plan
+    loss = f", a loss in {plan.loss_chunks} chunks" if plan.loss_chunks > 1 else ""
     return RequestError(
-        f"Nothing fits: even pp={plan.layout.pp} with {plan.microbatches} micro-batches, {plan.schedule} and "
+        f"Nothing fits: even pp={plan.layout.pp} with {plan.microbatches} micro-batches, {plan.schedule}{loss} and "
         f"recompute={' and '.join(dict.fromkeys(plan.recompute)) or 'none'} needs "
         f"{bytes_text(nearest.prediction.memory_bytes(rank))} on rank {rank}, which has "
         f"{bytes_text(nearest.devices[rank].memory_bytes)}; use more devices, shorter sequences or a smaller model."
