@@ -55,7 +55,9 @@ def test_where_chunks_alone_do_not_do_layers_are_recomputed_too():
 
 
 def test_where_nothing_fits_the_chunks_that_were_tried_are_named():
-    with pytest.raises(RequestError, match="even pp=2 with 4 micro-batches, 1f1b, a loss in 64 chunks and recompute=full"):
+    with pytest.raises(
+        RequestError, match="even pp=2 with 4 micro-batches, 1f1b, a loss in 64 chunks and recompute=full"
+    ):
         planned(100_000, cuts=(2, 2))
 
 
