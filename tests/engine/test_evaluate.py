@@ -1,6 +1,7 @@
 """Evaluation: the loss of plain transformers in eval mode, and a training that does not notice it."""
 
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,7 +28,9 @@ V_CUTS = (0, 2, 4, 7, 9)
 
 def work(config: PretrainedConfig | ModelSource, the_plan: Plan, steps: list[Batch], evaluated: list[Batch]) -> Any:
     """Trains, and evaluates all of ``evaluated`` after each step; answers losses, weights and what came out."""
-    engine = Engine(config if isinstance(config, ModelSource) else ModelSource(config), the_plan, SETTINGS)
+    source = config if isinstance(config, ModelSource) else ModelSource(config)
+    clip_norm = None if the_plan.made_schedule().update_every else SETTINGS.clip_norm
+    engine = Engine(source, the_plan, replace(SETTINGS, clip_norm=clip_norm))
     losses, found = [], []
     for batch in steps:
         losses.append(engine.step(batch))
@@ -78,6 +81,14 @@ def test_under_autocast_it_is_that_of_plain_transformers_under_autocast(ranks: R
     with torch.autocast("cpu", torch.bfloat16):
         expected = judged(source.config, weights_of(answers), batch, 3, rel=1e-2)
     assert [a[2][0].loss for a in answers] == [expected] * 2
+
+
+@pytest.mark.parametrize("schedule", ["pipedream", "pipedream-2bw"])
+def test_after_an_asynchronous_step_it_is_that_of_the_newest_weights(ranks: Ranks, schedule: str) -> None:
+    config, made, (batch,) = tiny(), plan(CUTS[2], schedule, 5), batches(1)
+    plain, watched = (ranks.run(2, work, config, made, batches(3), between) for between in ([], [batch]))
+    assert [a[0] for a in plain] == [a[0] for a in watched]
+    assert [a[2][0].loss for a in watched] == [judged(config, weights_of(plain), batch, 5)] * 2
 
 
 class BrokenStageError(Exception):
