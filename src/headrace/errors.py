@@ -20,4 +20,8 @@ class RunError(HeadraceError):
 
 
 class PeerLostError(RunError):
-    """A rank could not go on because another one is gone or stuck: never the first cause."""
+    """A rank could not go on because another one is gone: never the first cause."""
+
+
+class StuckError(RunError):
+    """A rank has waited for too long; the text names the one that is stuck, which cannot speak for itself."""

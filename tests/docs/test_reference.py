@@ -35,7 +35,7 @@ KEYS = """
     parallel.cuts parallel.recompute parallel.post_validation parallel.loss_chunks parallel.offload
     train train.steps train.batch train.optimizer train.learning_rate train.min_learning_rate_ratio
     train.warmup_steps train.betas train.weight_decay train.clip_norm train.autocast train.compile train.freeze
-    train.seed train.evaluate_every
+    train.seed train.evaluate_every train.timeout_s
     checkpoint checkpoint.every checkpoint.keep
     track track.tensorboard
     run

@@ -1,7 +1,8 @@
 """One micro-batch: integers that every stage can read, since only the hidden state crosses a cut."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -33,3 +34,14 @@ class MicroBatch:
         """Rows and length."""
         rows, length = self.input_ids.shape
         return rows, length
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on ``device``."""
+        mask, positions = self.attention_mask, self.position_ids
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            labels=self.labels.to(device),
+            attention_mask=None if mask is None else mask.to(device),
+            position_ids=None if positions is None else positions.to(device),
+        )

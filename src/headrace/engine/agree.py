@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from headrace.errors import PeerLostError
+from headrace.engine.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Word:
 class Agreement:
     """Exchanges words; each rank's parameters and the model's order of all of them are known beforehand."""
 
-    def __init__(self, owned: list[str], order: tuple[str, ...]) -> None:
-        """Tells the others which parameters are here; every rank must call it."""
+    def __init__(self, owned: list[str], order: tuple[str, ...], watch: Watch) -> None:
+        """Tells the others which parameters are here; every rank must call it. ``watch`` limits later waits."""
+        self.watch = watch
         self._world, self._rank = dist.get_world_size(), dist.get_rank()
         everyone: list[list[str]] = [[]] * self._world
         dist.all_gather_object(everyone, owned)
@@ -93,17 +94,16 @@ class Exchange:
 
         Raises:
             PeerLostError: A rank is gone.
+            StuckError: A rank did not come in time.
         """
-        try:
+        watch = self._agreement.watch
+        if not self._works:
+            return
+        with watch.waiting("at the end of the step"):
             while self._works:  # To wait for one twice would be to wait for another message.
                 work = self._works.pop()
                 assert work is not None
-                work.wait()
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise PeerLostError(
-                f"rank {dist.get_rank()} waited for the other ranks at the end of the step: {first}"
-            ) from error
+                work.wait(watch.timeout)
 
     @cached_property
     def words(self) -> list[Word]:

@@ -1,16 +1,17 @@
 """All channels of one rank: for each edge that touches its stages an inbox, an outbox, or a hand-over in memory."""
 
 import uuid
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from headrace.chain.microbatch import MicroBatch
+from headrace.engine.failures import is_of_peer
 from headrace.engine.program import Program
 from headrace.engine.shared_memory import SharedInbox, SharedOutbox, connect, listen, machine_identity
 from headrace.engine.transport import Inbox, Local, Outbox
+from headrace.engine.watch import Watch
 from headrace.errors import PeerLostError
 from headrace.schedule import Transfer
 
@@ -21,7 +22,13 @@ class Channels:
     """Delivers what `Transfer` names: in memory, through shared memory, or over a process group of the edge's own."""
 
     def __init__(
-        self, placement: tuple[int, ...], ranks: list[int], rank: int, dtype: torch.dtype, device: torch.device
+        self,
+        placement: tuple[int, ...],
+        ranks: list[int],
+        rank: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        watch: Watch,
     ) -> None:
         """Opens a channel for each directed edge; every rank must call it.
 
@@ -31,10 +38,11 @@ class Channels:
             rank: This process's place in it.
             dtype: Of the hidden state.
             device: Where received tensors lie.
+            watch: Told of each wait; says how long one may be.
         """
         self._inboxes: dict[Edge, Inbox | SharedInbox | Local] = {}
         self._outboxes: dict[Edge, Outbox | SharedOutbox | Local] = {}
-        self.timeout = timedelta(minutes=10)
+        self.watch = watch
         self._dtype, self._device = dtype, device
         last = len(placement) - 1
         edges = [(s, s + 1) for s in range(last)] + [(s + 1, s) for s in range(last)]
@@ -80,16 +88,19 @@ class Channels:
         """Waits for what ``transfer`` names.
 
         Raises:
-            PeerLostError: The peer is gone, or did not answer in time.
+            PeerLostError: The peer is gone.
+            StuckError: It did not answer in time.
         """
+        inbox = self._inboxes[transfer.source_stage, transfer.target_stage]
         try:
-            inbox = self._inboxes[transfer.source_stage, transfer.target_stage]
-            return inbox.take(transfer.microbatch, self.timeout)
+            return inbox.take(transfer.microbatch, self.watch.timeout)
         except (RuntimeError, OSError) as error:
-            raise PeerLostError(
+            if not is_of_peer(error):
+                raise
+            raise self.watch.lost(
                 f"rank {transfer.target_rank} (stage {transfer.target_stage}) waited for the {transfer.what} of "
-                f"micro-batch {transfer.microbatch} from rank {transfer.source_rank} (stage {transfer.source_stage}), "
-                f"which is gone or stuck: {str(error).splitlines()[0]}"
+                f"micro-batch {transfer.microbatch} from rank {transfer.source_rank} (stage {transfer.source_stage})",
+                error,
             ) from error
 
     def put(self, transfer: Transfer, tensor: Tensor) -> None:
@@ -101,6 +112,8 @@ class Channels:
         try:
             self._outboxes[transfer.source_stage, transfer.target_stage].put(transfer.microbatch, tensor)
         except (RuntimeError, OSError) as error:
+            if not is_of_peer(error):
+                raise
             raise PeerLostError(
                 f"rank {transfer.source_rank} (stage {transfer.source_stage}) could not send the {transfer.what} of "
                 f"micro-batch {transfer.microbatch} to rank {transfer.target_rank}: {str(error).splitlines()[0]}"

@@ -1,7 +1,10 @@
 """The engine: runs a plan on a chain, the same in every process of the job."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -13,6 +16,8 @@ from headrace.chain.part import Part
 from headrace.engine.agree import Agreement, Word
 from headrace.engine.batch import Batch
 from headrace.engine.channels import Channels
+from headrace.engine.failures import located
+from headrace.engine.fit import require_fit
 from headrace.engine.forward import EvaluationResult, ForwardRuns
 from headrace.engine.generation import check_request, generate
 from headrace.engine.interpreter import Interpreter
@@ -24,12 +29,14 @@ from headrace.engine.post_validation import PostValidation
 from headrace.engine.program import Program
 from headrace.engine.result import MadeStep, StepResult
 from headrace.engine.stage import Stage
+from headrace.engine.timeline import gather_timeline
 from headrace.engine.update import AdamWSettings, Update
 from headrace.engine.versions import VersionedStage
+from headrace.engine.watch import DEFAULT_TIMEOUT_S, Watch
 from headrace.plan import Plan
 from headrace.schedule import check
 from headrace.schedule.padded import keep_first
-from headrace.simulate import Span, Timeline
+from headrace.simulate import Timeline
 
 
 @dataclass
@@ -44,6 +51,8 @@ class Engine:
         optimizer_settings: Of AdamW.
         device: Where this rank computes.
         seed: Of the random draws (dropout).
+        timeout_s: The longest that a rank waits for another one within a step.
+        watch_folder: Where each rank notes what it is at, so that a stuck one can be named; all ranks see it.
     """
 
     source: ModelSource
@@ -51,16 +60,21 @@ class Engine:
     optimizer_settings: AdamWSettings
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    watch_folder: Path | None = None
 
     def __post_init__(self) -> None:
         """Builds the local stages and the channels.
 
         Raises:
-            RequestError: The schedule does not hold, or what is asked for cannot be had with its asynchronous updates.
+            RequestError: The schedule does not hold or does not fit the processes, or what is asked for cannot be had
+                with its asynchronous updates.
+            PeerLostError: A rank has failed to build its stages.
         """
         layout, self.rank = self.plan.layout, dist.get_rank()
+        require_fit(self.plan, self.plan.made_schedule(), dist.get_world_size())
+        self._watch = Watch(self.rank, dist.get_world_size(), self.timeout_s, self.watch_folder)
         self._programs: dict[int, Program] = {}
-        ranks = list(range(dist.get_world_size()))
         program = self._program_for(self.plan.microbatches)
         bounds, anatomy = layout.bounds, self.source.anatomy
         stage_of_layer = [s for s in range(layout.num_stages) for _ in range(bounds[s], bounds[s + 1])]
@@ -77,11 +91,18 @@ class Engine:
         if self.plan.offload:
             for stage in self._stages.values():
                 stage.offload_to_host(Offload(stage.part.model, self.device))
+        self.steps_done = 0
+        with self.meeting("to connect its stages"):
+            self._connect(stage_of_layer)
+
+    def _connect(self, stage_of_layer: list[int]) -> None:
+        """Opens all that joins this rank to the others, which must have come as far."""
+        layout, anatomy, ranks = self.plan.layout, self.source.anatomy, list(range(dist.get_world_size()))
         self.parameters = Parameters(
             list(self._stages.values()), anatomy, stage_of_layer, layout.placement, ranks, self.rank
         )
-        self._channels = Channels(layout.placement, ranks, self.rank, self.source.dtype, self.device)
-        self._agreement = Agreement(self.parameters.owned, anatomy.parameter_names)
+        self._channels = Channels(layout.placement, ranks, self.rank, self.source.dtype, self.device, self._watch)
+        self._agreement = Agreement(self.parameters.owned, anatomy.parameter_names, self._watch)
         versioned = {number: stage for number, stage in self._stages.items() if isinstance(stage, VersionedStage)}
         self._local = LocalUpdate(self.parameters, self.optimizer_settings, versioned) if versioned else None
         self._update = self._local or Update(self.parameters, self.optimizer_settings)
@@ -94,7 +115,6 @@ class Engine:
         self._early = PostValidation(self._update) if self.plan.post_validation else None
         self._made: MadeStep | None = None
         self._untold: list[StepResult] = []
-        self.steps_done = 0
         self._hidden_size: int = self.source.config.get_text_config(decoder=True).hidden_size
 
     def step(self, batch: Batch, learning_rate: float | None = None, stop: bool = False) -> StepResult:
@@ -125,7 +145,8 @@ class Engine:
         if loss is None:
             loss = self._run(batch, learning_rate)
             assert loss is not None
-        self.parameters.sum_tied_gradients()
+        with self._watch.waiting("at the end of the step"):
+            self.parameters.sum_tied_gradients(self._watch.timeout)
         busy_s = sum(end - begin for _, begin, end in self._interpreter.spans)
         mine = Word(loss, busy_s, float(peak_memory_bytes(self.device)), stop, self._update.norms())
         exchange = self._agreement.start(mine, self.source.dtype)
@@ -133,17 +154,29 @@ class Engine:
         if early is None:
             exchange.wait()
         pipe_s = time.perf_counter() - start_s
-        if early is None:
-            self._update.step(exchange.norm, learning_rate)
-        else:
-            early.step(exchange, learning_rate)
+        with self._optimizing():
+            if early is None:
+                self._update.step(exchange.norm, learning_rate)
+            else:
+                early.step(exchange, learning_rate)
         self.steps_done += 1
+        self._watch.works(f"what follows step {self.steps_done}, such as reading data")
         step_s = time.perf_counter() - start_s
         self._made = MadeStep(self.steps_done, exchange, batch.input_ids.numel(), pipe_s, step_s)
         if early is None:
             return self.settle()
         self._channels.pass_step()
         return self._tell()
+
+    @contextmanager
+    def _optimizing(self) -> Iterator[None]:
+        self._watch.works(f"the optimizer's step {self.steps_done + 1}")
+        try:
+            yield
+        except Exception as error:
+            self._channels.close()
+            what = f"the optimizer's step of stage {', '.join(map(str, self._stages))}"
+            raise located(error, f"rank {self.rank}, step {self.steps_done + 1}: {what}") from error
 
     def settle(self) -> list[StepResult]:
         """Waits until the last step is final, and answers its result where `advance` has not; every rank calls it.
@@ -216,6 +249,14 @@ class Engine:
     def close(self) -> None:
         """Lets go of the channels; the process group is the caller's."""
         self._channels.close()
+        self._watch.close()
+
+    @contextmanager
+    def meeting(self, why: str) -> Iterator[None]:
+        """What all ranks do together outside of a step, such as ``to save step 3``; errors are `Watch.waiting`'s."""
+        with self._watch.waiting(why, in_step=False):
+            yield
+        self._watch.works(f"what follows step {self.steps_done}, such as reading data")
 
     def persistent_buffers(self) -> dict[str, Tensor]:
         """Buffers that belong to the model's weights, by global name (few types have any)."""
@@ -228,14 +269,7 @@ class Engine:
     def timeline(self) -> Timeline:
         """The ops of the last step on all ranks; every rank must call it."""
         self._finish()
-        dist.barrier()  # Here all ranks' clocks are compared.
-        now_s = time.perf_counter()
-        mine = [Span(self.rank, op, a - now_s, b - now_s) for op, a, b in self._interpreter.spans]
-        everyone: list[list[Span]] = [[]] * dist.get_world_size()
-        dist.all_gather_object(everyone, mine)
-        spans = tuple(span for spans in everyone for span in spans)
-        start_s, end_s = min(s.start_s for s in spans), max(s.end_s for s in spans)
-        return Timeline(len(everyone), spans, start_s, end_s)
+        return gather_timeline(self._interpreter.spans, self.rank)
 
     def _build(self, first: int, stop: int) -> Part:
         part = self.source.build(first, stop, self.device)
@@ -270,18 +304,4 @@ class Engine:
     def _split(self, batch: Batch, update_every: int = 0) -> list[MicroBatch]:
         num_microbatches = min(self.plan.microbatches, batch.num_rows)
         batches = batch.split(num_microbatches, self.seed, self.steps_done, update_every)
-        return [_to(one, self.device) for one in batches]
-
-
-def _to(batch: MicroBatch, device: torch.device) -> MicroBatch:
-    def move(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.to(device)
-
-    return MicroBatch(
-        batch.input_ids.to(device),
-        batch.labels.to(device),
-        batch.num_valid_tokens,
-        move(batch.attention_mask),
-        move(batch.position_ids),
-        batch.key,
-    )
+        return [one.to(self.device) for one in batches]

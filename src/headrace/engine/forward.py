@@ -14,7 +14,6 @@ from headrace.engine.channels import Channels
 from headrace.engine.interpreter import Interpreter
 from headrace.engine.program import Program
 from headrace.engine.stage import Stage
-from headrace.errors import PeerLostError
 from headrace.schedule import check, forward_only
 
 
@@ -97,14 +96,13 @@ class ForwardRuns:
 
         Raises:
             PeerLostError: A rank is gone.
+            StuckError: A rank did not come in time.
         """
-        try:
-            dist.broadcast(value, self._head_rank)
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise PeerLostError(
-                f"rank {self._rank} waited for the other ranks at the end of a forward-only run: {first}"
-            ) from error
+        watch = self._channels.watch
+        with watch.waiting("at the end of a forward-only run"):
+            work = dist.broadcast(value, self._head_rank, async_op=True)
+            assert work is not None
+            work.wait(watch.timeout)
         self._channels.close_step()
         return value
 

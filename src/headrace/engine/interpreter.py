@@ -9,10 +9,11 @@ from torch import Tensor
 
 from headrace.chain.microbatch import MicroBatch
 from headrace.engine.channels import Channels
+from headrace.engine.failures import located
 from headrace.engine.program import Line, Program
 from headrace.engine.stage import Stage
-from headrace.errors import HeadraceError, RunError
-from headrace.schedule import Op
+from headrace.errors import HeadraceError
+from headrace.schedule import Op, Transfer
 
 
 class Interpreter:
@@ -55,23 +56,25 @@ class Interpreter:
         """
         channels, spans, updates, clock = self._channels, self.spans, program.updates, time.perf_counter
         spans.clear()
+        op = program.lines[0][0]
         try:
             with _collector_paused():
                 channels.open_step(program, batches, hidden_size)
                 for index, (op, needed, made) in enumerate(program.lines):
                     if refuted is not None and op.kind != "F":
                         if refuted():
-                            self._pass_on(program.lines[index:], batches, hidden_size)
+                            self._pass_on(program.lines[index:], batches, hidden_size, step)
                             return False
                         refuted = None
-                    received = None if needed is None else channels.take(needed)
+                    received = None if needed is None else self._take(op, needed, step)
+                    channels.watch.works(f"{op} of step {step}")
                     begin_s = clock()
                     try:
                         output = self._run(op, received, batches[op.microbatch], step)
                     except HeadraceError:
                         if refuted is None or not refuted():
                             raise
-                        self._pass_on(((op, None, made), *program.lines[index + 1 :]), batches, hidden_size)
+                        self._pass_on(((op, None, made), *program.lines[index + 1 :]), batches, hidden_size, step)
                         return False
                     spans.append((op, begin_s, clock()))
                     if made is not None:
@@ -80,16 +83,24 @@ class Interpreter:
                     if updates and op in updates:  # After the sending, for which another rank waits.
                         self._update(op, step)
                         spans[-1] = (op, begin_s, clock())
-        except BaseException:
+        except BaseException as error:
             channels.close()  # Neighbours that wait for this rank learn of it now, not when its process has ended.
-            raise
+            if not isinstance(error, Exception) or isinstance(error, HeadraceError):
+                raise
+            raise located(error, f"rank {self._rank}, step {step}: {op}") from error
         return True
 
-    def _pass_on(self, lines: Iterable[Line], batches: list[MicroBatch], hidden_size: int) -> None:
+    def _take(self, op: Op, needed: Transfer, step: int) -> Tensor:
+        if not needed.is_local:
+            what, peer = f"the {needed.what} of micro-batch {needed.microbatch}", needed.source_rank
+            self._channels.watch.waits(f"at {op} of step {step} for {what} from rank {peer}", peer)
+        return self._channels.take(needed)
+
+    def _pass_on(self, lines: Iterable[Line], batches: list[MicroBatch], hidden_size: int, step: int) -> None:
         """Ends a void run: computes nothing, but takes and sends what the other ranks count on."""
         for op, needed, made in lines:
             if needed is not None:
-                self._channels.take(needed)
+                self._take(op, needed, step)
             if made is not None:
                 self._channels.put_blank(made, (*batches[op.microbatch].shape, hidden_size))
         for stage in self._stages.values():
@@ -100,9 +111,7 @@ class Interpreter:
         try:
             self._update_stage(op.stage)
         except Exception as error:
-            raise RunError(
-                f"rank {self._rank}, step {step}: the update after {op} failed: {type(error).__name__}: {error}"
-            ) from error
+            raise located(error, f"rank {self._rank}, step {step}: the update after {op}") from error
 
     def _run(self, op: Op, received: Tensor | None, batch: MicroBatch, step: int) -> Tensor | None:
         stage = self._stages[op.stage]
@@ -115,10 +124,8 @@ class Interpreter:
                 return stage.input_backward(op.microbatch, received)
             stage.weight_backward(op.microbatch)
             return None
-        except HeadraceError:
-            raise
-        except Exception as error:  # Whatever model code raises, the person must learn where.
-            raise RunError(f"rank {self._rank}, step {step}: {op} failed: {type(error).__name__}: {error}") from error
+        except Exception as error:
+            raise located(error, f"rank {self._rank}, step {step}: {op}") from error
 
 
 @contextmanager

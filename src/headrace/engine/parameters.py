@@ -1,5 +1,7 @@
 """One rank's parameters by global name, and the two copies of a tied one kept equal."""
 
+from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -64,8 +66,12 @@ class Parameters:
             dist.broadcast(parameter.data, owner_rank, group=group)
 
     @torch.no_grad()
-    def sum_tied_gradients(self) -> None:
-        """Adds the two ends' gradients, once a step."""
+    def sum_tied_gradients(self, timeout: timedelta = timedelta(minutes=10)) -> None:
+        """Adds the two ends' gradients, once a step.
+
+        Raises:
+            RuntimeError: The other end is gone, or did not come within ``timeout``.
+        """
         for owner, twin in self._pairs_here:
             if twin.grad is not None:
                 owner.grad = twin.grad if owner.grad is None else owner.grad + twin.grad
@@ -76,7 +82,9 @@ class Parameters:
                 continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad, group=group)
+            work = dist.all_reduce(parameter.grad, group=group, async_op=True)
+            assert work is not None
+            work.wait(timeout)
 
     def norms(self) -> list[float]:
         """Norm of each owned parameter's gradient, in its own precision; -1 where there is no gradient."""

@@ -137,6 +137,8 @@ class TrainConfig(Section):
     """Decides the first weights and every dropout mask."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
     """Steps between two measurements of the validation loss; 0 measures it at the end only."""
+    timeout_s: Positive = 600.0
+    """Seconds that a rank waits for another one within a step; then the run ends and the stuck rank is named."""
 
 
 class CheckpointConfig(Section):

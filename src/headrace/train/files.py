@@ -66,6 +66,11 @@ class RunFiles:
         """Whoever makes this file asks the run to finish its step, save and stop."""
         return self.run_dir / "stop"
 
+    @property
+    def watch(self) -> Path:
+        """What each rank is at, for the others to read; gone when the run has ended well."""
+        return self.run_dir / "watch"
+
     def open_new(self) -> None:
         """Makes the folder.
 

@@ -16,7 +16,7 @@ from headrace.errors import HeadraceError, RequestError, RunError
 from headrace.plan import Plan
 from headrace.train.files import RunFiles
 
-END_PEERS_S = 10
+END_PEERS_S = 5
 """When a rank has failed, the others are asked to end, and after so many seconds made to."""
 
 
@@ -80,21 +80,24 @@ def _ask_to_stop(stop_file: Path) -> "signal._HANDLER":
 def _explain(error: ChildFailedError, plan: Plan) -> HeadraceError:
     """The sentence for the rank that failed first of itself.
 
-    A rank that was killed comes before all others, for it wrote no time; one that only lost a peer is not the cause.
+    One that knows its own error, or which other one is stuck, is the cause; then one that was killed, which may also
+    have been done here because it did not end; one that only lost a peer comes last.
     """
 
-    def place(failure: ProcessFailure) -> tuple[bool, bool, int]:
-        return failure.exitcode >= 0, _kind(failure) == "PeerLostError", failure.timestamp
+    def place(failure: ProcessFailure) -> tuple[int, int]:
+        known = ("RunError", "RequestError", "StuckError")
+        by_itself = (_kind(failure) in known, failure.exitcode < 0, _kind(failure) != "PeerLostError", True)
+        return by_itself.index(True), failure.timestamp
 
     rank, failure = min(error.failures.items(), key=lambda item: place(item[1]))
-    text = re.sub(r"^(Request|Run|PeerLost)Error: ", "", _said(failure))
+    text = re.sub(r"^(Request|Run|PeerLost|Stuck)Error: ", "", _said(failure))
     if _kind(failure) == "RequestError":
         return RequestError(text)
     stages = [stage for stage, owner in enumerate(plan.layout.placement) if owner == rank]
     where = f"rank {rank} (stage {', '.join(map(str, stages))})"
     if failure.exitcode < 0:
         return RunError(f"{where} was ended by {failure.signal_name()}, such as when memory runs out")
-    return RunError(text if text.startswith(f"rank {rank}") else f"{where} failed: {text}")
+    return RunError(text if text.startswith("rank ") else f"{where} failed: {text}")
 
 
 def _kind(failure: ProcessFailure) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 
 from headrace.engine import Batch, Engine
-from headrace.errors import PeerLostError
 from headrace.simulate.trace import timeline_to_trace
 from headrace.train import state
 from headrace.train.data import TokenData
@@ -75,16 +74,11 @@ def _validation_loss(engine: Engine, job: Job, data: TokenData) -> float | None:
 
 
 def _save(engine: Engine, job: Job) -> None:
-    try:
+    with engine.meeting(f"to save step {engine.steps_done}"):
         timeline = engine.timeline()
         if engine.rank == 0:
             write_json(job.files.timeline, timeline_to_trace(timeline))
         state.save(engine, job)
-    except RuntimeError as error:  # Of the backend: who is gone cannot be gathered from.
-        first = str(error).splitlines()[0]
-        raise PeerLostError(
-            f"rank {engine.rank} waited for the other ranks to save step {engine.steps_done}: {first}"
-        ) from error
 
 
 def _batch(data: TokenData, step: int, rows: int) -> Batch:

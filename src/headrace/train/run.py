@@ -61,7 +61,7 @@ def train_as_rank(config: Config, run_dir: Path, resume: bool, show_plan: ShowPl
         HeadraceError: On every rank the same sentence where the job cannot begin.
     """
     _check_world(config, int(os.environ["WORLD_SIZE"]))
-    join_group()
+    join_group(config.train.timeout_s)
     answer: list[Path | HeadraceError] = [run_dir]
     if dist.get_rank() == 0:
         try:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from headrace.checkpoint import load_state
 from headrace.engine import AdamWSettings, Engine
+from headrace.engine.watch import DEFAULT_TIMEOUT_S
 from headrace.train.files import write_json
 from headrace.train.job import load_job
 from headrace.train.state import weights_of
@@ -40,7 +41,7 @@ def sample_rank(folder: Path) -> None:
 def main() -> None:
     """``python -m headrace.train.sample_rank FOLDER``."""
     try:
-        join_group()
+        join_group(DEFAULT_TIMEOUT_S)
         sample_rank(Path(sys.argv[1]))
     except Exception as error:
         end_rank(error)

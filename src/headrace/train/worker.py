@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import traceback
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -16,6 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from headrace.checkpoint import latest_checkpoint
 from headrace.cluster import num_cores
 from headrace.engine import AdamWSettings, Engine
+from headrace.engine.watch import slow_timeout
 from headrace.errors import HeadraceError, RequestError
 from headrace.train import state
 from headrace.train.job import Job, load_job
@@ -55,15 +55,20 @@ def run_rank(job: Job, resume: bool) -> None:
     stop = StopSignal(job.files.stop)
     train = job.config.train
     settings = AdamWSettings(train.learning_rate, train.betas, 1e-8, train.weight_decay, train.clip_norm)
-    engine = Engine(job.source, job.plan, settings, device_of_this_rank(), train.seed)
+    device = device_of_this_rank()
+    engine = Engine(job.source, job.plan, settings, device, train.seed, train.timeout_s, job.files.watch)
     checkpoint = latest_checkpoint(job.files.run_dir) if resume else None
     if checkpoint is not None:
         state.load(engine, job, checkpoint)
     run_steps(engine, job, stop)
+    engine.close()
 
 
-def join_group() -> None:
+def join_group(timeout_s: float) -> None:
     """Makes the process group from the environment that torchrun or the launcher has set, and shares the cores.
+
+    Args:
+        timeout_s: The longest wait within a step; starting and saving may take longer.
 
     Raises:
         RequestError: The environment is not complete, or the port in it is taken or cannot be reached.
@@ -74,7 +79,7 @@ def join_group() -> None:
     torch.set_num_threads(max(1, num_cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
     backend = "cpu:gloo,cuda:nccl" if device_of_this_rank().type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        dist.init_process_group(backend, timeout=slow_timeout(timeout_s))
     except dist.DistError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RequestError(
@@ -107,8 +112,9 @@ def main() -> None:
     """``python -m headrace.train.worker RUN_DIR [--resume]``, as the launcher starts it."""
     run_dir, resume = Path(sys.argv[1]), "--resume" in sys.argv[2:]
     try:
-        join_group()
-        run_rank(load_job(run_dir), resume)
+        job = load_job(run_dir)
+        join_group(job.config.train.timeout_s)
+        run_rank(job, resume)
     except Exception as error:
         end_rank(error)
     dist.destroy_process_group()
