@@ -68,6 +68,26 @@ def train(
         show_end(job, as_json, [str(config), *(overrides or [])])
 
 
+@app.command(epilog="Example: headrace launch examples/quickstart.yaml --on slurm --nodes 2 --out quickstart.sbatch")
+def launch(
+    config: ConfigPath,
+    on: Annotated[str, typer.Option(help="Who starts the machines: slurm, kubernetes, ray or skypilot.")],
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")],
+    overrides: Overrides = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(min=1, help="GPUs, and so processes, of each machine; absent: as the layout asks for.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run folder, which all machines see; absent: runs/ and the config's name.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; absent: standard output.")] = None,
+) -> None:
+    """Write the file that starts a job on several machines: an sbatch script, a manifest, a Ray or a SkyPilot file."""
+    from headrace.train.launch_file import write_launch_file
+
+    typer.echo(write_launch_file(out, config, overrides or [], on, nodes, gpus_per_node, run_dir), nl=out is not None)
+
+
 @app.command(epilog="Example: headrace check llama --json")
 def check(
     model: Annotated[

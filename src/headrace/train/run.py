@@ -10,16 +10,17 @@ import torch.distributed as dist
 
 from headrace.checkpoint import check_room, latest_checkpoint, read_meta
 from headrace.errors import HeadraceError, RequestError, RunError
-from headrace.plan import Wanted
 from headrace.train.config import Config
 from headrace.train.files import RunFiles
 from headrace.train.finish import export_run
 from headrace.train.job import Job, Progress, load_job, prepare_job, save_job
 from headrace.train.launch import launch
 from headrace.train.metrics import check_tensorboard
+from headrace.train.same_start import require_one_folder, require_same_start, start_of
 from headrace.train.state import MOMENTS, check_identity
 from headrace.train.summary import Summary
 from headrace.train.worker import end_rank, join_group, run_rank
+from headrace.train.world import check_world
 
 ShowPlan = Callable[[Job], None]
 
@@ -60,8 +61,10 @@ def train_as_rank(config: Config, run_dir: Path, resume: bool, show_plan: ShowPl
     Raises:
         HeadraceError: On every rank the same sentence where the job cannot begin.
     """
-    _check_world(config, int(os.environ["WORLD_SIZE"]))
+    world_size = os.environ["WORLD_SIZE"]
+    check_world(config, int(world_size), f"{world_size} processes were started")
     join_group(config.train.timeout_s)
+    require_same_start(start_of(config))
     answer: list[Path | HeadraceError] = [run_dir]
     if dist.get_rank() == 0:
         try:
@@ -71,6 +74,7 @@ def train_as_rank(config: Config, run_dir: Path, resume: bool, show_plan: ShowPl
     dist.broadcast_object_list(answer)
     if isinstance(answer[0], HeadraceError):
         raise answer[0]
+    require_one_folder(answer[0])
     job = load_job(answer[0])
     if dist.get_rank() == 0:
         show_plan(job)
@@ -85,17 +89,6 @@ def train_as_rank(config: Config, run_dir: Path, resume: bool, show_plan: ShowPl
     dist.barrier()
     dist.destroy_process_group()
     return job
-
-
-def _check_world(config: Config, world_size: int) -> None:
-    parallel = config.parallel
-    stages = Wanted(**parallel.model_dump()).num_ranks
-    rest = (parallel.dp or 1) * (parallel.tp or 1)
-    if (stages is None and world_size % rest) or (stages is not None and stages * rest != world_size):
-        raise RequestError(
-            f"{world_size} processes were started, but parallel asks for dp={parallel.dp or 1} x pp={stages or 'any'} "
-            f"x tp={parallel.tp or 1}; start {rest * (stages or 1)} processes, or change parallel"
-        )
 
 
 def _prepare(config: Config, run_dir: Path, resume: bool, num_ranks: int | None, progress: Progress) -> Job:
