@@ -17,6 +17,7 @@ MAKE_SCHEDULES = "run: python -m docs.make_schedules"
 
 OPTIONS = {
     "train": "CONFIG SECTION.KEY=VALUE --run-dir --resume --json",
+    "launch": "CONFIG SECTION.KEY=VALUE --on --nodes --gpus-per-node --run-dir --out",
     "check": "MODEL --all --json",
     "plan": "CONFIG SECTION.KEY=VALUE --json",
     "simulate": "SCHEDULE --stages --microbatches --f-ms --i-ms --w-ms --comm-ms --chunks --memory-limit --w-memory "

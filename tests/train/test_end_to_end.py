@@ -143,7 +143,7 @@ def test_help_of_every_verb_imports_no_torch() -> None:
 import sys
 from typer.testing import CliRunner
 from headrace.cli import app
-for verb in ("", "train", "check", "plan", "profile", "cluster", "view", "export", "sample"):
+for verb in ("", "train", "launch", "check", "plan", "profile", "cluster", "view", "export", "sample"):
     said = CliRunner().invoke(app, [*verb.split(), "--help"])
     assert said.exit_code == 0 and "Usage" in said.output, said.output
 assert not {"torch", "transformers", "matplotlib"} & sys.modules.keys()

@@ -1,14 +1,15 @@
 """Files that start a job on several machines: each runs ``headrace train`` under torchrun on every one of them."""
 
+import json
 import re
 import shlex
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from headrace import __version__
 from headrace.errors import RequestError
 from headrace.plan import Wanted
 from headrace.train.config import Config, load_config
@@ -80,7 +81,7 @@ def launch_file(
         gpus_per_node=gpus_per_node,
         train=shlex.join(train),
         train_list=_python_list(train),
-        version=__version__,
+        version=version("headrace"),
     )
 
 
@@ -135,5 +136,6 @@ def _gpus_per_node(config: Config, nodes: int) -> int:
 
 
 def _python_list(words: list[str]) -> str:
-    quoted = ('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
-    return f"[{', '.join(quoted)}]"
+    """A word a line, as a formatter leaves it."""
+    quoted = ("    " + json.dumps(word, ensure_ascii=False) + ",\n" for word in words)
+    return f"[\n{''.join(quoted)}]"

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-from headrace import __version__
 from headrace.errors import RequestError
 from headrace.train.config import Config
 from headrace.train.files import RunFiles
@@ -21,10 +20,8 @@ SHARED_FOLDER_S = 60
 
 def start_of(config: Config) -> dict[str, Any]:
     """What must be equal on all ranks: every key of the configuration, and versions."""
-    versions = {"torch": version("torch").partition("+")[0], "transformers": version("transformers")}
-    return {**_flat(config.model_dump()), "version of headrace": __version__} | {
-        f"version of {name}": number for name, number in versions.items()
-    }
+    versions = {f"version of {name}": version(name).partition("+")[0] for name in ("headrace", "torch", "transformers")}
+    return _flat(config.model_dump()) | versions
 
 
 def require_same_start(start: dict[str, Any]) -> None:
@@ -40,8 +37,8 @@ def require_same_start(start: dict[str, Any]) -> None:
         odd = next((rank for rank, value in enumerate(values) if repr(value) != usual), None)
         if odd is not None:
             raise RequestError(
-                f"rank {odd} on {everyone[odd][0]} was started with {key} = {values[odd]!r}, and the others with {usual}; "
-                "start all ranks with the same config and the same versions"
+                f"rank {odd} on {everyone[odd][0]} was started with {key} = {values[odd]!r}, and the others "
+                f"with {usual}; give all ranks the same config and the same versions"
             )
 
 
