@@ -10,7 +10,7 @@ from docs.made import DOCS, note, save, table
 from headrace.cli import app
 from headrace.train.config import Config, known_keys
 
-WORDS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
+WORDS = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}
 QUICKSTART = DOCS.parent / "examples/quickstart.yaml"
 
 
