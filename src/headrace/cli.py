@@ -71,9 +71,10 @@ def train(
 @app.command(epilog="Example: headrace launch examples/quickstart.yaml --on slurm --nodes 2 --out quickstart.sbatch")
 def launch(
     config: ConfigPath,
+    overrides: Overrides = None,
+    *,
     on: Annotated[str, typer.Option(help="Who starts the machines: slurm, kubernetes, ray or skypilot.")],
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")],
-    overrides: Overrides = None,
     gpus_per_node: Annotated[
         int | None, typer.Option(min=1, help="GPUs, and so processes, of each machine; absent: as the layout asks for.")
     ] = None,

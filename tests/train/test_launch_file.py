@@ -21,7 +21,7 @@ COMMITTED = {name: Path(f"examples/launch/{name}{target.suffix}") for name, targ
 OVERRIDES = ["parallel.pp=8", "model.config.num_hidden_layers=8"]
 WORDS = {"shared": "/shared/runs/quickstart", "slurm": "runs/quickstart"}
 SKYPILOT_KEYS = {"name", "num_nodes", "resources", "volumes", "workdir", "setup", "run"}
-"""Of https://docs.skypilot.co/en/latest/reference/yaml-spec.html; the package and what it needs are too large for a test."""
+"""Of https://docs.skypilot.co/en/latest/reference/yaml-spec.html; with what it needs the package is too large."""
 
 
 @pytest.fixture(autouse=True)

@@ -96,8 +96,9 @@ def test_two_namespaces_train_to_the_bits_of_one_machine(machines: tuple[Machine
         said = [process.communicate(timeout=PATIENCE_S)[1] for process in started]
     finally:
         for process in started:
-            process.kill()
-            process.wait()
+            process.terminate()  # Then torchrun ends its own processes too.
+        for process in started:
+            process.wait(timeout=60)
     assert [process.returncode for process in started] == [0, 0], said
     assert outcome(tmp_path / "both") == outcome(tmp_path / "alone")
     # What crosses the cut each way: 3 steps of 8 rows x 16 tokens x 32 numbers of 4 bytes.
