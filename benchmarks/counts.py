@@ -1,7 +1,7 @@
 """What a process holds just now: what may pile up over steps."""
 
 import gc
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -44,10 +44,14 @@ class Counts:
             int(status["RssAnon"].split()[0]) * 1024,
         )
 
-    def fixed(self) -> "Counts":
-        """What must not change at all over steps.
+    def more_than(self, earlier: "Counts") -> int:
+        """By how much the number of things has grown since: of tensors, descriptors or threads, whichever the most.
 
-        Resident memory depends on the allocator, and how many messages were ever under way at a time on the clock:
-        each has a piece of shared memory, which keeps one descriptor open.
+        How many messages were ever under way at a time is up to the clock; each has a piece of shared memory, which
+        keeps one descriptor open, so these are left out here and have a bound of their own.
         """
-        return replace(self, resident_bytes=0, shared_maps=0, descriptors=self.descriptors - self.shared_maps)
+        return max(
+            self.tensors - earlier.tensors,
+            self.descriptors - self.shared_maps - earlier.descriptors + earlier.shared_maps,
+            self.threads - earlier.threads,
+        )

@@ -24,7 +24,7 @@ def test_sixty_three_steps_hold_what_twenty_one_held_and_end_with_the_same_bits_
     job = (plan_of(family, 2, 4), steps * 21)
     first, again = ranks.run(2, counted, *job), ranks.run(2, counted, *job)
     for early, late, _ in first:
-        assert late.fixed() == early.fixed()
+        assert late.more_than(early) <= 2  # One a step would be 42.
         assert late.shared_maps <= num_ends * 4
     assert [bits for *_, bits in first] == [bits for *_, bits in again]
 
@@ -44,18 +44,18 @@ def counted(the_plan: Plan, steps: list[Batch]) -> Any:
 
 
 def test_an_engine_that_was_closed_leaves_nothing_open(ranks: Ranks) -> None:
-    for before, after in ranks.run(2, opened_and_closed, plan_of("1f1b", 2, 4), batches(1)[0]):
-        assert after == before
+    for early, late in ranks.run(2, opened_and_closed, plan_of("zb-v", 2, 4), batches(1)[0]):
+        assert late.more_than(early) <= 2  # One an engine would be 8.
+        assert late.shared_maps == 0
 
 
-def opened_and_closed(the_plan: Plan, batch: Batch) -> tuple[list[int], list[int]]:
+def opened_and_closed(the_plan: Plan, batch: Batch) -> tuple[Counts, Counts]:
     counts = []
-    for _ in range(4):
+    for _ in range(9):
         engine = Engine(ModelSource(EIGHT), the_plan, SETTINGS)
         engine.step(batch)
         engine.close()
         del engine
         torch.distributed.barrier()
-        now = Counts.now()
-        counts.append([now.tensors, now.descriptors, now.shared_maps])
-    return counts[1], counts[-1]
+        counts.append(Counts.now())
+    return counts[0], counts[-1]
