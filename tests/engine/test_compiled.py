@@ -27,6 +27,7 @@ def test_compiled_layers_have_the_bits_of_what_was_traced(
     """pytorch#161904: zero-bubble fails on a compiled stage."""
     source = ModelSource(tiny(num_hidden_layers=2), compile_backend="aot_eager")
     the_plan = plan(bounds, schedule, 4, chunks, **extra)
+    ranks.run(2, count_graphs)
     got = merged(ranks.run(2, train, source, the_plan, batches(2)))
     assert_same_bits(got, plain(source.config, got[4], batches(2), 4))
     graphs = ranks.run(2, count_graphs)
@@ -34,7 +35,7 @@ def test_compiled_layers_have_the_bits_of_what_was_traced(
 
 
 def count_graphs() -> int:
-    """Of the job before in this process, forgotten afterwards."""
+    """Of the jobs before in this process, forgotten afterwards."""
     from torch._dynamo.utils import counters
 
     num_graphs: int = counters["stats"]["unique_graphs"]
