@@ -53,14 +53,18 @@ class Agreement:
         Args:
             mine: What this rank tells.
             dtype: Of the norm.
+
+        Raises:
+            PeerLostError: A rank is already gone.
         """
         row = [mine.loss, mine.busy_s, mine.peak_memory_bytes, float(mine.stop), *mine.norms]
         sent = torch.zeros(self._width, dtype=torch.float64)
         sent[: len(row)] = torch.tensor(row, dtype=torch.float64)
         rows = [sent if rank == self._rank else torch.empty_like(sent) for rank in range(self._world)]
         others = [rank for rank in range(self._world) if rank != self._rank]
-        works = [dist.irecv(rows[rank], rank) for rank in others]
-        works += [dist.isend(sent, rank) for rank in others]
+        with self.watch.waiting("at the end of the step"):
+            works = [dist.irecv(rows[rank], rank) for rank in others]
+            works += [dist.isend(sent, rank) for rank in others]
         return Exchange(self, works, rows, dtype)
 
     def read(self, rows: list[Tensor]) -> list[Word]:
