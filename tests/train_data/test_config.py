@@ -169,7 +169,7 @@ def test_no_new_keys() -> None:
         "data": "text jsonl dataset tokens field tokenizer vocab_size sequence_length seed validation_sequences",
         "parallel": "dp pp tp chunks schedule microbatches cuts recompute post_validation loss_chunks offload",
         "train": "steps batch optimizer learning_rate min_learning_rate_ratio warmup_steps betas weight_decay clip_norm"
-        " autocast compile freeze seed evaluate_every",
+        " autocast compile freeze seed evaluate_every timeout_s",
         "checkpoint": "every keep",
         "track": "tensorboard",
     }
