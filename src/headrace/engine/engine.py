@@ -16,7 +16,7 @@ from headrace.chain.part import Part
 from headrace.engine.agree import Agreement, Word
 from headrace.engine.batch import Batch
 from headrace.engine.channels import Channels
-from headrace.engine.failures import located
+from headrace.engine.failures import naming
 from headrace.engine.fit import require_fit
 from headrace.engine.forward import EvaluationResult, ForwardRuns
 from headrace.engine.generation import check_request, generate
@@ -154,7 +154,10 @@ class Engine:
         if early is None:
             exchange.wait()
         pipe_s = time.perf_counter() - start_s
-        with self._optimizing():
+        self._watch.works(f"the optimizer's step {self.steps_done + 1}")
+        stages = ", ".join(map(str, self._stages))
+        where = f"rank {self.rank}, step {self.steps_done + 1}: the optimizer's step of stage {stages}"
+        with naming(where, self._channels.close):
             if early is None:
                 self._update.step(exchange.norm, learning_rate)
             else:
@@ -167,16 +170,6 @@ class Engine:
             return self.settle()
         self._channels.pass_step()
         return self._tell()
-
-    @contextmanager
-    def _optimizing(self) -> Iterator[None]:
-        self._watch.works(f"the optimizer's step {self.steps_done + 1}")
-        try:
-            yield
-        except Exception as error:
-            self._channels.close()
-            what = f"the optimizer's step of stage {', '.join(map(str, self._stages))}"
-            raise located(error, f"rank {self.rank}, step {self.steps_done + 1}: {what}") from error
 
     def settle(self) -> list[StepResult]:
         """Waits until the last step is final, and answers its result where `advance` has not; every rank calls it.

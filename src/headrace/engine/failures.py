@@ -1,5 +1,8 @@
 """What went wrong, in words for a person, and whether it is this rank's fault or a peer's."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 
 from headrace.errors import HeadraceError, RunError
@@ -33,3 +36,13 @@ def located(error: Exception, where: str) -> HeadraceError:
     if isinstance(error, HeadraceError):
         return type(error)(f"{where}: {error}")
     return RunError(f"{where} failed: {describe(error)}")
+
+
+@contextmanager
+def naming(where: str, on_failure: Callable[[], None]) -> Iterator[None]:
+    """Lets errors out as `located` ones, after ``on_failure``."""
+    try:
+        yield
+    except Exception as error:
+        on_failure()
+        raise located(error, where) from error
