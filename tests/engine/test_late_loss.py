@@ -1,6 +1,5 @@
 """Logits are alive for one micro-batch, or one chunk of its tokens, at a time; chunks follow a plain loop of chunks."""
 
-import weakref
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -8,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import PretrainedConfig
 
 from headrace.chain.build import ModelSource
@@ -17,6 +14,7 @@ from headrace.costs import LinkCosts
 from headrace.engine import Batch, Engine
 from headrace.engine.profile import Profiler
 from headrace.plan import Plan
+from tests.engine.alive import Alive
 from tests.engine.jobs import SETTINGS, batches, plain, plan, tiny, train
 from tests.engine.test_bits import assert_same_bits, merged
 from tests.ranks import Ranks
@@ -96,38 +94,16 @@ MICROBATCH_BYTES = ROWS // 4 * LENGTH * VOCAB * 4
 WIDE = tiny(num_hidden_layers=4, vocab_size=VOCAB)
 
 
-class AliveLogits(TorchDispatchMode):
-    """Counts the bytes of living tensors that are as wide as the vocabulary, parameters and their gradients apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._alive: dict[int, int] = {}
-        self.peak = 0
-
-    @property
-    def now(self) -> int:
-        return sum(self._alive.values())
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.ndim and tensor.shape[-1] == VOCAB:  # [tokens, vocab]
-                self._see(tensor.untyped_storage())
-        self.peak = max(self.peak, self.now)
-        return result
-
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        key = storage.data_ptr()
-        if key in self._alive or storage.nbytes() == WIDE.hidden_size * VOCAB * 4:
-            return
-        self._alive[key] = storage.nbytes()
-        weakref.finalize(storage, self._alive.pop, key)
+def is_logits(tensor: torch.Tensor) -> bool:
+    """As wide as the vocabulary, ``[tokens, vocab]``; the head's weight and its gradient are not."""
+    wide = tensor.ndim > 0 and tensor.shape[-1] == VOCAB
+    return wide and tensor.untyped_storage().nbytes() != WIDE.hidden_size * VOCAB * 4
 
 
 def logits_alive(the_plan: Plan, batch: Batch) -> tuple[int, int]:
     """The peak within a step, and the most between two ops."""
     engine = Engine(ModelSource(WIDE), the_plan, SETTINGS)
-    alive, between = AliveLogits(), 0
+    alive, between = Alive(is_logits), 0
 
     def watched(op: Any) -> Any:
         def run(*args: Any) -> Any:

@@ -1,18 +1,16 @@
 """Activations on the host: the same bits, few on the device, and nothing that is no activation ever moves."""
 
-import weakref
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from headrace.chain.build import ModelSource
 from headrace.engine import Batch, Engine, offload
 from headrace.engine.offload import Offload
 from headrace.plan import Plan
+from tests.engine.alive import Alive
 from tests.engine.jobs import SETTINGS, batches, plan, tiny, train
 from tests.engine.test_bits import assert_same_bits, merged
 from tests.ranks import Ranks
@@ -36,33 +34,11 @@ def test_offload_changes_no_bit(
     assert_same_bits(moved, here)
 
 
-class AliveOnDevice(TorchDispatchMode):
-    """Counts the bytes of living floats; what waits on the host is bytes, and not counted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._alive: dict[int, int] = {}
-
-    @property
-    def now(self) -> int:
-        return sum(self._alive.values())
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
-                storage = tensor.untyped_storage()
-                if storage.data_ptr() not in self._alive:
-                    self._alive[storage.data_ptr()] = storage.nbytes()
-                    weakref.finalize(storage, self._alive.pop, storage.data_ptr())
-        return result
-
-
 def watched_step(the_plan: Plan, batch: Batch, device: str) -> list[tuple[str, int, int]]:
-    """Op, bytes of activations on the device behind it, bytes on the host."""
+    """Op, bytes of activations (floats) on the device behind it, and on the host, where they are plain bytes."""
     engine = Engine(ModelSource(WIDE), the_plan, SETTINGS, torch.device(device))
     engine.step(batch)
-    alive, seen = AliveOnDevice(), []
+    alive, seen = Alive(torch.Tensor.is_floating_point), []
     (stage,) = engine._stages.values()
 
     def watched(kind: str) -> Any:
